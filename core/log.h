@@ -1,0 +1,10 @@
+/* log.h - the library's log: one line a call, made only when its level is wanted. */
+#ifndef WM_LOG_H
+#define WM_LOG_H
+
+#include "wm.h"
+
+bool wm_log_wanted(wm_log_level level);
+void wm_log(wm_log_level level, const char *fmt, ...) WM_PRINTF(2, 3);
+
+#endif
