@@ -13,7 +13,11 @@
  *     delayed or dying blocks its lane alone. In one unit several of a lane may stand together, in order.
  *     A message without a key is in no lane and blocks nothing.
  *   - Otherwise (several in flight without order_by, or ordered = false) nothing blocks anything.
- *   - attempt starts at first_attempt and grows with each nack. A nack asks for a NOTE.
+ *   - attempt starts at first_attempt and grows with each nack and reclaim, which ask for a NOTE with the new
+ *     attempt: of the hand-out to come, as a broker counts the delivery under way. A RELEASE carries how many
+ *     hand-outs there really were (first_attempt - 1 before the first), so that the next one is this + 1.
+ *   - What was nacked is handed out as a new object while somebody still has a reference to the old one, so that
+ *     settling the old hand-out again returns false.
  *   - What the ledger holds: everything from add until the broker has taken its settling. It holds one
  *     reference to each.
  */
@@ -49,8 +53,9 @@ int wm_ledger_add(wm_ledger *l, wm_message *const *msgs, size_t n, int64_t now);
 /* Hands out up to max messages: one unit with batch > 1, else up to max units. Adds one reference to each for the
  * caller. Returns 0 when nothing may go now. */
 size_t wm_ledger_next(wm_ledger *l, wm_message **out, size_t max, struct wm_consumer *holder, int64_t now);
-/* Would wm_ledger_next give something? */
-bool wm_ledger_ready(const wm_ledger *l, int64_t now);
+/* Would wm_ledger_next give something? Call it, or wm_ledger_next, when wm_ledger_deadline has passed, after adding and
+ * after settling: a deadline that one of them has seen pass is not told again. */
+bool wm_ledger_ready(wm_ledger *l, int64_t now);
 
 /* Settling what is in hand; false when it is not (settled before, reclaimed, released). A lost message is
  * accepted (true) and settles nothing. */
@@ -61,18 +66,20 @@ bool wm_ledger_nack(wm_ledger *l, wm_message *msg, int64_t delay_ms, uint64_t ra
 bool wm_ledger_bury(wm_ledger *l, wm_message *msg, int64_t now); /* false also without can_bury */
 
 /* Takes the next message to be published to the dead letter topic (a borrowed pointer), NULL when none; it
- * stays DEAD until told how that went: done = true acks it, false leaves it to be taken again at `retry_at`. */
+ * stays DEAD until told how that went: done = true acks it, false leaves it to be taken again at `retry_at`
+ * (released instead when closing). What is taken is not touched by wm_ledger_lost and wm_ledger_release_*. */
 wm_message *wm_ledger_take_dead(wm_ledger *l, int64_t now);
 void wm_ledger_dead_done(wm_ledger *l, wm_message *msg, bool done, int64_t retry_at, int64_t now);
 
 /* Puts all that `holder` (NULL: anyone) has in hand back at its place as not handed out, so that a later ack by the
- * old holder returns false: the old message object is replaced by a copy. Attempts grow by one. Returns how many
- * (fewer when memory is short: those stay in hand). */
+ * old holder returns false: the old message object is replaced by a copy. Attempts grow by one. Lost ones leave.
+ * Returns how many (fewer when memory is short: those stay in hand). */
 size_t wm_ledger_reclaim(wm_ledger *l, struct wm_consumer *holder, int64_t now);
 
 /* Up to max ops for the broker, in order of settling: ACKs, RELEASEs, NOTEs. Their messages stay owned by the ledger.
  * Only one batch may be out at a time; wm_ledger_settled ends it: ok = true: finished messages leave the ledger
- * and one reference to each is dropped; false: the same ops come again first. */
+ * and one reference to each is dropped; false: the same ops come again first, less the NOTEs of what was settled
+ * and all of what was lost meanwhile. n is what wm_ledger_take_settled returned. */
 size_t wm_ledger_take_settled(wm_ledger *l, wm_settle_op *ops, size_t max);
 /* Fills `gone` (room for n) with messages whose reference the caller must drop, outside its lock; returns how many. */
 size_t wm_ledger_settled(wm_ledger *l, wm_settle_op *ops, size_t n, bool ok, wm_message **gone, int64_t now);
@@ -91,8 +98,9 @@ size_t wm_ledger_lost(wm_ledger *l, wm_lost_fn match, void *arg, wm_message **go
 size_t wm_ledger_held(wm_ledger *l, wm_message **out, size_t max, uint64_t *cursor);
 
 /* How many more messages and bytes a fetch may bring now; 0: none. The window is min(4 x last fetch, settle rate x 1 s),
- * within max_in_flight * batch .. prefetch; 1 while a redelivered message is held; and nothing is
- * fetched while more than half of it is held. */
+ * within max_in_flight * batch .. prefetch (the first wins); 1 while a redelivered message is held; and nothing is
+ * fetched while more than half of it is held (settled ones not counted), unless a hand-out could go and there is too
+ * little for it. Nothing either while the broker is far behind with settling. */
 size_t wm_ledger_room(const wm_ledger *l, size_t *bytes, int64_t now);
 /* What a fetch brought, so that the window can learn. */
 void wm_ledger_fetched(wm_ledger *l, size_t asked, size_t got, int64_t now);
@@ -108,7 +116,7 @@ typedef struct wm_ledger_counts {
   size_t waiting, delayed, in_hand, dead, settled; /* messages */
   size_t units;                                    /* open hand-outs */
   size_t held, bytes;                              /* all of them */
-  size_t redelivered;                              /* of the held ones */
+  size_t redelivered;                              /* of the held ones that are not settled */
   size_t window;
 } wm_ledger_counts;
 

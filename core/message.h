@@ -22,20 +22,33 @@ typedef enum wm_entry_state {
   WM_ENTRY_DONE     /* out of the ledger again */
 } wm_entry_state;
 
+/* A place in a heap or a list of the ledger (ledger_heap.h). */
+typedef struct wm_node {
+  struct wm_node *prev, *next, *child;
+  int64_t due;    /* heaps of times: monotonic ms; else 0 */
+  uint64_t order; /* order of arrival */
+} wm_node;
+
 /* The ledger's part of a message; touched only under the subscription's lock. */
 typedef struct wm_entry {
   wm_entry_state state;
-  bool lost;               /* the claim is gone: settle nothing */
-  bool note;               /* its attempt is to be written down */
-  bool handed;             /* was handed out since it was fetched */
-  int settled_as;          /* 0, or what won: 'a' ack, 'n' nack, of the hand-out of now */
-  unsigned failures;       /* calls of wm_fail */
-  uint32_t unit;           /* index of the batch it was handed out in */
-  size_t heap;             /* place in the delayed heap */
-  uint64_t seq;            /* order of arrival */
-  int64_t due;             /* when a delayed one comes back, monotonic ms */
-  int64_t since;           /* when it was handed out, monotonic ms */
-  struct wm_message *prev, *next;           /* the list of its state */
+  bool lost;      /* the claim is gone: settle nothing */
+  bool handed;    /* was handed out since it was fetched */
+  bool came_back; /* waiting: among those that came back, not in the list of new ones */
+  bool eager;     /* waits for no batch to fill: redelivered or handed out before */
+  bool taken;     /* dead: is being published now */
+  bool out;       /* an op of it is with the broker */
+  uint8_t op;     /* the op that waits to be taken (ledger_state.h) */
+  int settled_as;      /* 0, or what won: 'a' ack, 'n' nack, of the hand-out of now */
+  unsigned failures;   /* calls of wm_fail */
+  unsigned nacks;      /* nacks since it was fetched */
+  unsigned op_attempt; /* of `op` */
+  wm_node node;        /* its place among those of its state */
+  int64_t arrived;     /* when it was added, monotonic ms */
+  int64_t since;       /* when it was handed out, monotonic ms */
+  struct wm_message *all_prev, *all_next;   /* all that the ledger holds, by arrival */
+  struct wm_message *op_prev, *op_next;     /* those whose op waits, by settling */
+  struct wm_message *mate_prev, *mate_next; /* in hand: the ring of its unit */
   struct wm_ledger_lane *lane;              /* of its order_by key, NULL: none */
   struct wm_consumer *holder;               /* in hand: who has it */
 } wm_entry;
