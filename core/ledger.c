@@ -440,10 +440,14 @@ void wm_ledger_replace(wm_ledger *l, wm_message *old, wm_message *copy) {
   e->op = OP_NONE;
   e->lane = NULL;
   e->state = WM_ENTRY_DONE;
-  if (e->out)
-    wm_ledger_keep_left(l, old);
-  else
+  if (!e->out) {
     wm_message_release(old);
+    return;
+  }
+  wm_ledger_keep_left(l, old);
+  /* Should the broker not take the NOTE of the old one, nothing would repeat it. */
+  if (copy->entry.op == OP_NONE)
+    wm_ledger_op(l, copy, OP_NOTE, atomic_load_explicit(&copy->attempt, memory_order_relaxed));
 }
 
 /* ---- looking ------------------------------------------------------------------------------ */

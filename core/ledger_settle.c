@@ -285,11 +285,12 @@ static bool reclaim_one(wm_ledger *l, wm_message *msg, int64_t now) {
       wm_message_release(msg);
     return true;
   }
-  wm_message *copy = wm_message_copy(msg);
+  wm_message *copy = l->closing ? msg : wm_message_copy(msg); /* when closing it is handed out no more */
   if (!copy)
     return false;
   wm_ledger_unplace(l, msg);
-  wm_ledger_replace(l, msg, copy);
+  if (copy != msg)
+    wm_ledger_replace(l, msg, copy);
   to_wait(l, copy, 0, now);
   return true;
 }
@@ -354,7 +355,7 @@ size_t wm_ledger_lost(wm_ledger *l, wm_lost_fn match, void *arg, wm_message **go
       continue;
     e->lost = true;
     bool stays = e->state == WM_ENTRY_IN_HAND || (e->state == WM_ENTRY_DEAD && e->taken) ||
-                 (e->state == WM_ENTRY_SETTLED && e->out);
+                 (e->state == WM_ENTRY_SETTLED && e->out && e->op == OP_NONE);
     if (stays) {
       wm_ledger_op_remove(l, msg);
       continue;
