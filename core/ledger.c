@@ -1,6 +1,6 @@
 /*
- * ledger.c - the ledger: what it holds, what it hands out, when, and how much more it would like. Settling is
- * in ledger_settle.c. Pure bookkeeping; the caller holds the subscription's lock.
+ * ledger.c - the ledger: what it holds, what it hands out, when, and how much more it would like.
+ * Settling is in ledger_settle.c. Pure bookkeeping; the caller holds the subscription's lock.
  */
 #include "ledger.h"
 
@@ -223,7 +223,8 @@ void wm_ledger_free(wm_ledger *l) {
 }
 
 /* Sets *lane to that of the message under the rules of `l` (NULL: none). */
-static int join_lane(const wm_ledger *l, wm_lanes *lanes, const wm_message *msg, wm_ledger_lane **lane) {
+static int join_lane(const wm_ledger *l, wm_lanes *lanes, const wm_message *msg,
+                     wm_ledger_lane **lane) {
   *lane = NULL;
   if (!l->laned)
     return WM_OK;
@@ -234,7 +235,8 @@ static int join_lane(const wm_ledger *l, wm_lanes *lanes, const wm_message *msg,
   return *lane ? WM_OK : WM_NOMEM;
 }
 
-/* Puts everything that waits into new queues, and what blocks into its new lane, in order of arrival. */
+/* Puts everything that waits into new queues, and what blocks into its new lane, in order of
+ * arrival. */
 static void place_anew(wm_ledger *l, wm_lanes *lanes, wm_ledger_lane *const *lane) {
   wm_lanes_clear(&l->lanes);
   l->lanes = *lanes;
@@ -360,8 +362,8 @@ bool wm_ledger_ready(wm_ledger *l, int64_t now) {
 }
 
 /* Hands out one message as the next of the unit that begins with *first (NULL: it begins one). */
-static wm_message *hand_out(wm_ledger *l, wm_message *msg, wm_message **first, struct wm_consumer *holder,
-                            int64_t now) {
+static wm_message *hand_out(wm_ledger *l, wm_message *msg, wm_message **first,
+                            struct wm_consumer *holder, int64_t now) {
   unwait(l, msg);
   /* Somebody may still hold the last hand-out: settling that once more must not settle this one. */
   if (msg->entry.handed && atomic_load_explicit(&msg->refs, memory_order_relaxed) > 1) {
@@ -388,7 +390,8 @@ static wm_message *hand_out(wm_ledger *l, wm_message *msg, wm_message **first, s
   return wm_message_retain(msg);
 }
 
-size_t wm_ledger_next(wm_ledger *l, wm_message **out, size_t max, struct wm_consumer *holder, int64_t now) {
+size_t wm_ledger_next(wm_ledger *l, wm_message **out, size_t max, struct wm_consumer *holder,
+                      int64_t now) {
   size_t n = 0;
   wm_message *msg, *unit = NULL;
   wake_delayed(l, now);

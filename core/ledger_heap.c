@@ -1,5 +1,5 @@
-/* ledger_heap.c - see ledger_heap.h. Pure; the caller holds what guards the nodes. A node's prev is its left
- * sibling, or its parent when it is the first child. */
+/* ledger_heap.c - see ledger_heap.h. Pure; the caller holds what guards the nodes. A node's prev is
+ * its left sibling, or its parent when it is the first child. */
 #include "ledger_heap.h"
 
 bool wm_node_before(const wm_node *a, const wm_node *b) {
@@ -21,7 +21,8 @@ static wm_node *meld(wm_node *a, wm_node *b) {
   return a;
 }
 
-/* Pairs up siblings from the left, then melds the pairs from the right: this gives the logarithm. */
+/* Pairs up siblings from the left, then melds the pairs from the right: this gives the logarithm.
+ * */
 static wm_node *meld_siblings(wm_node *first) {
   wm_node *pairs = NULL, *root = NULL;
   while (first) {

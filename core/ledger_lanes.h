@@ -1,6 +1,6 @@
 /*
- * ledger_lanes.h - queues of waiting messages, and the table of lanes (one for each order_by key of which
- * something is held). Part of the ledger: same lock.
+ * ledger_lanes.h - queues of waiting messages, and the table of lanes (one for each order_by key of
+ * which something is held). Part of the ledger: same lock.
  */
 #ifndef WM_LEDGER_LANES_H
 #define WM_LEDGER_LANES_H

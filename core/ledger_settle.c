@@ -1,6 +1,6 @@
 /*
- * ledger_settle.c - the other half of the ledger: what becomes of messages in hand, and the ops that tell the
- * broker. Pure bookkeeping; the caller holds the subscription's lock.
+ * ledger_settle.c - the other half of the ledger: what becomes of messages in hand, and the ops
+ * that tell the broker. Pure bookkeeping; the caller holds the subscription's lock.
  */
 #include <assert.h>
 
@@ -87,9 +87,8 @@ static void forget_left(wm_ledger *l, wm_message *msg) {
 /* True: the message is gone. */
 static bool op_failed(wm_ledger *l, const wm_settle_op *op) {
   wm_message *msg = op->msg;
-  if (msg->entry.lost) { /* its op is no longer ours */
+  if (msg->entry.lost) /* its op is no longer ours */
     return msg->entry.state == WM_ENTRY_SETTLED && wm_ledger_leave(l, msg);
-  }
   if (op->kind != WM_SETTLE_NOTE)
     op_first(l, msg, op->kind == WM_SETTLE_ACK ? OP_ACK : OP_RELEASE, op->attempt);
   else if (msg->entry.op == OP_NOTE || msg->entry.op == OP_NONE)
@@ -98,7 +97,8 @@ static bool op_failed(wm_ledger *l, const wm_settle_op *op) {
   return false;
 }
 
-size_t wm_ledger_settled(wm_ledger *l, wm_settle_op *ops, size_t n, bool ok, wm_message **gone, int64_t now) {
+size_t wm_ledger_settled(wm_ledger *l, wm_settle_op *ops, size_t n, bool ok, wm_message **gone,
+                         int64_t now) {
   size_t left = 0;
   wm_ledger_tick(l, now);
   assert(n == l->out);
@@ -106,12 +106,15 @@ size_t wm_ledger_settled(wm_ledger *l, wm_settle_op *ops, size_t n, bool ok, wm_
   for (size_t i = n; i--;) { /* from the end, as each that comes again is put first */
     wm_message *msg = ops[i].msg;
     msg->entry.out = false;
-    if (msg->entry.state == WM_ENTRY_DONE) {
+    bool is_gone = msg->entry.state == WM_ENTRY_DONE;
+    if (is_gone)
       forget_left(l, msg);
+    else if (!ok)
+      is_gone = op_failed(l, &ops[i]);
+    else
+      is_gone = ops[i].kind != WM_SETTLE_NOTE && wm_ledger_leave(l, msg);
+    if (is_gone)
       gone[left++] = msg;
-    } else if (ok ? ops[i].kind != WM_SETTLE_NOTE && wm_ledger_leave(l, msg) : op_failed(l, &ops[i])) {
-      gone[left++] = msg;
-    }
   }
   return left;
 }
@@ -285,7 +288,8 @@ static bool reclaim_one(wm_ledger *l, wm_message *msg, int64_t now) {
       wm_message_release(msg);
     return true;
   }
-  wm_message *copy = l->closing ? msg : wm_message_copy(msg); /* when closing it is handed out no more */
+  /* When closing it is handed out no more, so that nobody else can be mistaken for its holder. */
+  wm_message *copy = l->closing ? msg : wm_message_copy(msg);
   if (!copy)
     return false;
   wm_ledger_unplace(l, msg);
@@ -311,8 +315,8 @@ size_t wm_ledger_reclaim(wm_ledger *l, struct wm_consumer *holder, int64_t now) 
 
 /* ---- closing and losing ------------------------------------------------------------------- */
 
-/* How many times it was really handed out, as the broker counted plus here: the next delivery is this + 1. A nack
- * and a reclaim have counted the hand-out to come. */
+/* How many times it was really handed out, as the broker counted plus here: the next delivery is
+ * this + 1. A nack and a reclaim have counted the hand-out to come. */
 static unsigned handed_out(const wm_message *msg) {
   bool to_come = msg->entry.state == WM_ENTRY_WAITING || msg->entry.state == WM_ENTRY_DELAYED;
   return attempt_of(msg) - (to_come ? 1 : 0);

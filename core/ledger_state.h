@@ -1,10 +1,10 @@
 /*
- * ledger_state.h - the inside of a ledger, shared by the ledger*.c files alone. The caller of the ledger
- * holds the subscription's lock.
+ * ledger_state.h - the inside of a ledger, shared by the ledger*.c files alone. The caller of the
+ * ledger holds the subscription's lock.
  *
  * Where a message is, by state:
- *   WAITING  the queue of its lane, or `loose`; a lane that may go is in `ready_lanes`, by its first message
- *   DELAYED  `delayed`, by due time
+ *   WAITING  the queue of its lane, or `loose`; a lane that may go is in `ready_lanes`, by its
+ *   first message DELAYED  `delayed`, by due time
  *   IN_HAND  `hand`, by the time of the hand-out, and the ring of its unit
  *   DEAD     `dying`, by the time of the next try, unless it is taken
  *   SETTLED  only among the ops: waiting (`op_first`..) or with the broker (entry.out)
@@ -53,8 +53,9 @@ struct wm_ledger {
 /* ledger.c */
 void wm_ledger_tick(wm_ledger *l, int64_t now);
 void wm_ledger_set_state(wm_ledger *l, wm_message *msg, wm_entry_state state);
-void wm_ledger_wait(wm_ledger *l, wm_message *msg, bool came_back);  /* -> WAITING; it is in no place now */
-void wm_ledger_block(wm_ledger *l, wm_message *msg, bool blocks);    /* its lane, if any */
+/* To WAITING; it must be in no place now. */
+void wm_ledger_wait(wm_ledger *l, wm_message *msg, bool came_back);
+void wm_ledger_block(wm_ledger *l, wm_message *msg, bool blocks); /* its lane, if any */
 /* Takes a message out of the place of its state, which stays the same; for any but SETTLED. */
 void wm_ledger_unplace(wm_ledger *l, wm_message *msg);
 /* What counts as work: everything held that is not settled. */
@@ -63,8 +64,9 @@ void wm_ledger_live_end(wm_ledger *l, wm_message *msg);
 void wm_ledger_all_append(wm_ledger *l, wm_message *msg);
 void wm_ledger_all_replace(wm_ledger *l, wm_message *old, wm_message *copy);
 void wm_ledger_all_remove(wm_ledger *l, wm_message *msg);
-/* Puts a copy in the place of an unplaced message, so that settling the old object returns false. The ledger's
- * reference to the old one is dropped (under the lock: rare, and its holder mostly has another). */
+/* Puts a copy in the place of an unplaced message, so that settling the old object returns false.
+ * The ledger's reference to the old one is dropped (under the lock: rare, and its holder mostly has
+ * another). */
 void wm_ledger_replace(wm_ledger *l, wm_message *old, wm_message *copy);
 
 /* ledger_settle.c */
@@ -73,7 +75,8 @@ void wm_ledger_op(wm_ledger *l, wm_message *msg, int op, unsigned attempt);
 void wm_ledger_op_remove(wm_ledger *l, wm_message *msg);
 /* Keeps a message that has left because an op of it is with the broker. */
 void wm_ledger_keep_left(wm_ledger *l, wm_message *msg);
-/* An unplaced message, or a settled one, leaves the ledger. True: its reference is the caller's to drop. */
+/* An unplaced message, or a settled one, leaves the ledger. True: its reference is the caller's to
+ * drop. */
 bool wm_ledger_leave(wm_ledger *l, wm_message *msg);
 /* An unplaced message goes back to the group. */
 void wm_ledger_release(wm_ledger *l, wm_message *msg, unsigned attempt);
