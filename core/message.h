@@ -102,7 +102,8 @@ char *wm_message_payload_room(wm_message *msg, size_t n);
 int wm_message_make(wm_message **out, const char *uuid, wm_slice payload, const wm_pair *metadata, size_t pairs,
                     wm_error *err);
 
-/* A copy with one reference, in no ledger; attempt and the received fields are kept. NULL: out of memory. */
+/* A copy with one reference, in no ledger; attempt, the received fields and `sub` (with a reference of
+ * its own) are kept: the ledger hands it out in the place of the other. NULL: out of memory. */
 wm_message *wm_message_copy(const wm_message *msg);
 
 #endif
