@@ -11,8 +11,8 @@
 #include "ledger_heap.h"
 #include "ledger_state.h"
 
-/* Settled messages that the broker has not taken may amount to so many times the prefetch before
- * fetching stops. */
+/* Settled messages that the broker has not taken may amount to so many times the widest window
+ * before fetching stops. */
 #define SETTLED_BACKLOG 4
 
 /* ---- places ------------------------------------------------------------------------------- */
@@ -482,13 +482,18 @@ size_t wm_ledger_held(wm_ledger *l, wm_message **out, size_t max, uint64_t *curs
   return n;
 }
 
+static size_t least_window(const wm_ledger *l) {
+  size_t flight = l->config.max_in_flight, batch = l->config.batch;
+  return flight > SIZE_MAX / batch ? SIZE_MAX : flight * batch;
+}
+
 static size_t window_now(const wm_ledger *l, int64_t now) {
   wm_window_input in = {
     .last = l->last,
     .known = l->meter.known,
     .rate = wm_meter_rate(&l->meter, now),
     .redelivered = l->redelivered > 0,
-    .least = l->config.max_in_flight * l->config.batch,
+    .least = least_window(l),
     .most = l->config.prefetch,
   };
   return wm_window(&in);
@@ -498,7 +503,8 @@ size_t wm_ledger_room(const wm_ledger *l, size_t *bytes, int64_t now) {
   size_t live = wm_ledger_live(l), window = window_now(l, now);
   size_t settled = l->n[WM_ENTRY_SETTLED], most = l->config.prefetch_bytes;
   *bytes = 0;
-  if (l->closing || live >= window || settled / SETTLED_BACKLOG > l->config.prefetch)
+  size_t widest = least_window(l) > l->config.prefetch ? least_window(l) : l->config.prefetch;
+  if (l->closing || live >= window || settled / SETTLED_BACKLOG >= widest)
     return 0;
   /* Who could work and has too little to work on does not wait until half is gone. */
   bool hungry = !blocked(l) && ready_count(l) < l->config.batch;

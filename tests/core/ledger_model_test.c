@@ -257,7 +257,11 @@ static void check_room(world *w) {
   size_t room = wm_ledger_room(w->ledger, &bytes, w->now), most = w->config.prefetch_bytes;
   bool hungry = !is_blocked(w) && ready_items(w, at) < w->config.batch;
   bool enough = live > c.window / 2 || (live && live_bytes > most / 2);
-  if (w->closing || live >= c.window || (!hungry && enough) || (live && live_bytes >= most))
+  size_t widest = w->config.max_in_flight * w->config.batch;
+  if (widest < w->config.prefetch)
+    widest = w->config.prefetch;
+  bool behind = in_state(w, WM_ENTRY_SETTLED) >= 4 * widest;
+  if (behind || w->closing || live >= c.window || (!hungry && enough) || (live && live_bytes >= most))
     CHECK(w, room == 0 && bytes == 0);
   else
     CHECK(w, room == c.window - live && bytes > 0 && bytes <= most);
