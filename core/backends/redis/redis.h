@@ -65,9 +65,9 @@ void wm_redis_command(wm_redis_buf *b, ...);
 
 /* ---- wire ----------------------------------------------------------------------------------- */
 
-#define WM_REDIS_UUID     "_watermill_message_uuid"
+#define WM_REDIS_UUID "_watermill_message_uuid"
 #define WM_REDIS_METADATA "metadata"
-#define WM_REDIS_PAYLOAD  "payload"
+#define WM_REDIS_PAYLOAD "payload"
 /* Where the bytes of a metadata field that is no msgpack map of texts are found. */
 #define WM_REDIS_RAW_METADATA "_wm_raw_metadata"
 

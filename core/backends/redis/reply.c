@@ -63,22 +63,22 @@ static bool finish_entry(wm_redis_batch *b, wm_slice last) {
   return true;
 }
 
-static bool begin_fields(wm_redis_batch *b, size_t elements) {
+static wm_redis_place *add_place(wm_redis_batch *b) {
   size_t cap = b->cap_places;
-  if (!grow(&b->places, &cap, elements / 2 + 1, sizeof *b->places)) return false;
+  if (!grow(&b->places, &cap, b->n_places + 1, sizeof *b->places)) return NULL;
   if (cap != b->cap_places) {
     wm_redis_field *more = realloc(b->fields, cap * sizeof *more);
-    if (!more) return false;
+    if (!more) return NULL;
     b->fields = more;
     b->cap_places = cap;
   }
-  b->used = b->n_places = 0;
-  return true;
+  return &b->places[b->n_places++];
 }
 
 static bool add_field(wm_redis_batch *b, const redisReadTask *task, const char *data, size_t len) {
   if (task->idx % 2 == 0) {
-    wm_redis_place *p = &b->places[b->n_places++];
+    wm_redis_place *p = add_place(b);
+    if (!p) return false;
     *p = (wm_redis_place){.name_len = len};
     return keep(b, data, len, &p->name);
   }
@@ -129,7 +129,7 @@ static void *make_array(const redisReadTask *task, size_t elements) {
   wm_redis_batch *b = batch_of(task);
   void *kind = array_in(b, task);
   if (kind == &fields) {
-    if (!begin_fields(b, elements)) return out_of_memory(b);
+    b->used = b->n_places = 0;
     if (elements == 0 && !finish_entry(b, (wm_slice){NULL, 0})) return out_of_memory(b);
   } else if (kind == &delivery) {
     if (!grow(&b->deliveries, &b->cap_deliveries, b->n_deliveries + 1, sizeof *b->deliveries))
