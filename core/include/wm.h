@@ -257,6 +257,10 @@ WM_API int wm_consumer_open(wm_consumer **out, wm_subscription *sub, wm_error *e
 /* Detaches and frees. What it was handed out stays in flight until it is settled. */
 WM_API void wm_consumer_close(wm_consumer *con);
 
+/* The subscription that it is or was last attached to; NULL before. Borrowed until con is closed or attached
+ * elsewhere; everything but wm_subscription_close may be called with it, also after it was closed. */
+WM_API wm_subscription *wm_consumer_subscription(const wm_consumer *con);
+
 /* Makes these n consumers the ones that get the subscription's messages, at once: all others are
  * retired (wm_next returns WM_RETIRED), none is handed a message afterwards. Prefetched messages,
  * those in flight and their limits stay: nothing is fetched, released or subscribed again. This is
