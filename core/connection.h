@@ -26,6 +26,7 @@ typedef struct wm_connection {
   const char *masked; /* the first URL that named it, without password */
   wm_url *url;
   wm_option_value *values; /* of the backend's options */
+  wm_options *texts;       /* what they point to */
 
   /* publisher.c: the one queue of all publishers on this connection; under the lock of the table */
   struct wm_sender *sender;
@@ -48,16 +49,18 @@ wm_connection *wm_connection_retain(wm_connection *conn);
 /* The last one closes it. */
 void wm_connection_release(wm_connection *conn);
 
-/* Resolves once more, for another opts, for a handle that is open. */
+/* Resolves once more, for another opts, for a handle that is open: *settings, which must be zero or hold
+ * earlier ones, is replaced on success, untouched else. The backend's own options may stand in opts and
+ * are not looked at. Errors as wm_connection_open's. */
 int wm_settings_resolve(wm_settings *settings, const char *url, const wm_options *opts,
                         const wm_option_def *table, wm_error *err);
 void wm_settings_clear(wm_settings *settings);
 
 /* What holds on every broker (a topic is not empty, has no NUL or control character, is valid UTF-8 and at most
  * 255 bytes; a group likewise; the payload is within the backend's max_payload), then the backend's own check. NULL:
- * not asked. */
-int wm_connection_check(wm_connection *conn, const char *topic, const char *group, const wm_message *msg,
-                        wm_error *err);
+ * not asked. The text does not name the URL. */
+int wm_connection_check(wm_connection *conn, const char *topic, const char *group,
+                        const wm_message *msg, wm_error *err);
 
 /* A publisher on a connection that is open already, for what the library itself publishes: reserved
  * metadata keys are allowed. `timeout_ms` as the option `timeout`. It holds the connection. */
