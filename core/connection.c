@@ -216,7 +216,7 @@ static int open_request(wm_connection **out, request *r, wm_error *err) {
     free(key);
     return WM_OK;
   }
-  wm_connection *made;
+  wm_connection *made = NULL;
   int rc = make_connection(&made, r, key, err);
   if (rc == WM_OK) *out = enter(made);
   return rc;
