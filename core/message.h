@@ -29,7 +29,7 @@ typedef struct wm_node {
   uint64_t order; /* order of arrival */
 } wm_node;
 
-/* The ledger's part of a message; touched only under the subscription's lock. */
+/* The ledger's part of a message; touched only under the subscription's lock, but for `failures`. */
 typedef struct wm_entry {
   wm_entry_state state;
   bool lost;      /* the claim is gone: settle nothing */
@@ -40,7 +40,7 @@ typedef struct wm_entry {
   bool out;       /* an op of it is with the broker */
   uint8_t op;     /* the op that waits to be taken (ledger_state.h) */
   int settled_as;      /* 0, or what won: 'a' ack, 'n' nack, of the hand-out of now */
-  unsigned failures;   /* calls of wm_fail */
+  atomic_uint failures; /* calls of wm_fail; any thread may read it */
   unsigned nacks;      /* nacks since it was fetched */
   unsigned op_attempt; /* of `op` */
   wm_node node;        /* its place among those of its state */

@@ -28,7 +28,7 @@ typedef struct wm_option_def {
 typedef struct wm_option_value {
   bool set;          /* given by the user, not the default */
   int64_t number;    /* BOOL 0/1, COUNT, DURATION, SIZE, CHOICE */
-  const char *text;  /* as given; lives as long as the wm_option_values it stands in */
+  const char *text;  /* as given: borrowed from the options or, if not set, from the table */
 } wm_option_value;
 
 /* The i-th pair; NULL past the last. opts may be NULL. */
@@ -48,5 +48,42 @@ int wm_options_unknown(const wm_options *opts, const wm_option_def *const *table
 /* The nearest of the candidates to name by edit distance, NULL when none is near. `next(arg, i)` gives the
  * i-th candidate, NULL past the last. */
 const char *wm_nearest(const char *name, const char *(*next)(void *arg, size_t i), void *arg);
+
+/* Does the name look like that of a password or key? Then its value is never shown. */
+bool wm_option_is_secret(const char *name);
+
+/* ---- the core's own tables (option_tables.c), indexed by these ------------------------------- */
+
+enum { WM_PUB_TIMEOUT, WM_PUB_ORDER_BY, WM_PUB_QUEUE_BYTES, WM_PUB_OPTIONS };
+
+enum {
+  WM_SUB_GROUP,
+  WM_SUB_FROM,
+  WM_SUB_MAX_IN_FLIGHT,
+  WM_SUB_ORDER_BY,
+  WM_SUB_ORDERED,
+  WM_SUB_BATCH,
+  WM_SUB_BATCH_WAIT,
+  WM_SUB_PREFETCH,
+  WM_SUB_PREFETCH_BYTES,
+  WM_SUB_TAKEOVER,
+  WM_SUB_EXCLUSIVE,
+  WM_SUB_TX,
+  WM_SUB_HOLD_MAX,
+  WM_SUB_RELEASE_AFTER,
+  WM_SUB_MAX_ATTEMPTS,
+  WM_SUB_DEAD_LETTER,
+  WM_SUB_ON_UNDECODABLE,
+  WM_SUB_STALL_WARNING,
+  WM_SUB_CONNECT_TIMEOUT,
+  WM_SUB_CLOSE_TIMEOUT,
+  WM_SUB_OPTIONS
+};
+
+/* .number of WM_SUB_ON_UNDECODABLE */
+enum { WM_UNDECODABLE_RAW, WM_UNDECODABLE_DEAD_LETTER, WM_UNDECODABLE_SKIP };
+
+extern const wm_option_def wm_publisher_options[WM_PUB_OPTIONS + 1];
+extern const wm_option_def wm_subscription_options[WM_SUB_OPTIONS + 1];
 
 #endif

@@ -25,8 +25,11 @@ typedef struct wm_url {
   const char *masked;         /* the whole URL as given, password and values of secret-looking options as *** */
 } wm_url;
 
-/* WM_OK, WM_BAD_INPUT with the place of the fault, WM_NOMEM. */
+/* WM_OK, WM_BAD_INPUT with the place of the fault (the caller adds the URL, masked), WM_NOMEM. */
 int wm_url_parse(wm_url **out, const char *text, wm_error *err);
 void wm_url_free(wm_url *url);
+
+/* As wm_url_mask, but returns the whole length, as snprintf does, and cuts without a sign. */
+size_t wm_url_masked(const char *url, char *out, size_t n);
 
 #endif

@@ -109,7 +109,7 @@ WM_API int wm_parse_size(const char *text, int64_t *bytes);
 typedef struct wm_message wm_message;
 
 typedef struct wm_slice {
-  const char *data; /* not necessarily NUL terminated unless a getter says so; NULL when len is 0 */
+  const char *data; /* not necessarily NUL terminated unless a getter says so; may be NULL when len is 0 */
   size_t len;
 } wm_slice;
 
