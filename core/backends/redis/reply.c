@@ -75,15 +75,26 @@ static wm_redis_place *add_place(wm_redis_batch *b) {
   return &b->places[b->n_places++];
 }
 
-static bool add_field(wm_redis_batch *b, const redisReadTask *task, const char *data, size_t len) {
-  if (task->idx % 2 == 0) {
+/* The place of the field that the element belongs to. A name or value that is no string is empty. */
+static wm_redis_place *place_of(wm_redis_batch *b, const redisReadTask *task) {
+  size_t nth = (size_t)task->idx / 2;
+  while (b->n_places <= nth) {
     wm_redis_place *p = add_place(b);
-    if (!p) return false;
-    *p = (wm_redis_place){.name_len = len};
+    if (!p) return NULL;
+    *p = (wm_redis_place){0};
+    if (!keep(b, NULL, 0, &p->name)) return NULL;
+  }
+  return &b->places[nth];
+}
+
+static bool add_field(wm_redis_batch *b, const redisReadTask *task, const char *data, size_t len) {
+  wm_redis_place *p = place_of(b, task);
+  if (!p) return false;
+  if (task->idx % 2 == 0) {
+    p->name_len = len;
     return keep(b, data, len, &p->name);
   }
   if (task->idx == (int)task->parent->elements - 1) return finish_entry(b, (wm_slice){data, len});
-  wm_redis_place *p = &b->places[b->n_places - 1];
   p->value_len = len;
   return keep(b, data, len, &p->value);
 }
