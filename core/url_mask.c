@@ -35,6 +35,8 @@ static const char *last(const char *from, const char *to, char c) {
  * is a password with a character that should have been written %XX. */
 static bool is_torn(const char *start) {
   const char *authority_end = start + strcspn(start, "/?#");
+  if (*start == '[') start += strcspn(start, "]"); /* [::1]:6379 */
+  if (start > authority_end) start = authority_end;
   const char *colon = memchr(start, ':', (size_t)(authority_end - start));
   if (colon) {
     const char *p = colon + 1 + strspn(colon + 1, "0123456789");
@@ -46,7 +48,7 @@ static bool is_torn(const char *start) {
 
 /* The part that is the password, of what follows the scheme (and its slashes). */
 static bool find_password(const char *start, bool slashes, const char **from, const char **to) {
-  if (strchr("/.[", *start)) return false; /* a path, or a host without a user */
+  if (*start == '/' || (!slashes && *start == '.')) return false; /* a path */
   const char *end = start + strcspn(start, "?#");
   const char *at = last(start, end, '@');
   if (!at && is_torn(start)) at = last(start, start + strlen(start), '@');
