@@ -1,7 +1,9 @@
 ---@meta wm.core
 -- What the C half of the module gives to its Lua half (scripts/wm): handles, and nothing that waits for a
--- coroutine. Not for programs. Times are seconds. "fails" = returns nil, message, code; misuse raises.
--- Calls that need time return a number, the `id` under which core.completed() tells their end.
+-- coroutine. Not for programs. Times are seconds; as a timeout, negative = no limit. "fails" = returns nil, message,
+-- code; misuse raises and names the argument. Calls that need time return a number, the `id` under which
+-- core.completed() tells their end. Handles that are collected, or left over at the end of the state, are closed
+-- gently with nobody told; at the end of a state outside a host lua_close waits for that.
 
 ---@class wm.core
 ---@field version string
@@ -62,17 +64,28 @@ function core.poll(fds, timeout) end
 
 ---@return integer fd  one a state; readable while core.completed() has something
 function core.wake_fd() end
----The next end of a call that was begun, or event of the host; nil when there is none. For events (wm_lua.h)
----id is the name and ok the number.
+---The next end of a call that was begun, or event of the host; nil when there is none: call it until then. For events
+---(wm_lua.h) id is the name and ok the number. results: of a send that failed, one a message: "STORED", "REFUSED",
+---"NOT_SENT" or "UNKNOWN".
 ---@return integer|string|nil id, true|integer|nil ok, string|nil err, string|nil code, string[]|nil results
 function core.completed() end
 
 -- ---- messages -------------------------------------------------------------------------------------------
 
 ---@class wm.message : userdata
----Received ones are held alive by their consumer until they are settled. Fields: uuid payload metadata topic attempt
----time position settled tx undecodable. Payload and metadata become Lua values when first read; an explicit ack or nack of
----a message that was not read reads it first; core.done does not.
+---A received one keeps its consumer alive. Its consumer holds what was received until the message is settled or the
+---consumer is closed; payload and metadata become Lua values when first read. An explicit ack or nack of a message that
+---was not read reads it first; core.done, fail, again and dead do not: reading afterwards raises.
+---@field uuid string
+---@field payload string
+---@field metadata table<string, string>  read-only; read it by key and by pairs()
+---@field topic string|nil         made to be published: its own, if any
+---@field attempt integer          from 1; 0 when it was not received
+---@field failures integer         how often core.fail was called for it in this process
+---@field time number|nil          epoch
+---@field position string|nil
+---@field settled "ack"|"nack"|nil
+---@field undecodable string|nil   why its record could not be read; payload is then the raw bytes
 local message = {}
 ---@return boolean first
 function message:ack() end
@@ -80,7 +93,7 @@ function message:ack() end
 ---@return boolean first
 function message:nack(opts) end
 
----A message to publish. Fails with BAD_INPUT.
+---A message to publish. metadata may be that of another message. Fails with BAD_INPUT.
 ---@param payload string
 ---@param metadata table<string, string>|nil
 ---@param uuid string|nil
@@ -90,6 +103,11 @@ function core.message(payload, metadata, uuid, topic) end
 ---@param value any
 ---@return boolean
 function core.is_message(value) end
+---A value that the Lua half keeps with a message: core.memo(msg) tells what core.memo(msg, value) left.
+---@param msg wm.message
+---@param value any
+---@return any
+function core.memo(msg, value) end
 ---Acks for the router: what was not read cannot be read any more.
 ---@param msg wm.message
 ---@return boolean first
@@ -106,7 +124,7 @@ function core.fail(msg, delay, err, detail) end
 ---@param delay number|nil
 ---@return boolean first
 function core.again(msg, delay) end
----To the dead letter topic (wm_dead).
+---To the dead letter topic (wm_dead). False: it has none, or the claim is lost; msg is as before.
 ---@param msg wm.message
 ---@param reason string|nil
 ---@param detail string|nil
@@ -123,15 +141,20 @@ local publisher = {}
 ---@return wm.core.publisher|nil, string|nil, string|nil
 function core.publisher(url, opts) end
 ---Stops the thread until the broker has confirmed: only where nothing else could run.
----m: a string, number, message, or list of them; topic nil: each message's own.
+---m: a string, number, message, or list of them; topic nil: each message's own. A received message is published as it
+---is: same uuid, payload, metadata. Messages of several topics are one call a topic, in order; none is sent after one
+---that failed.
 ---@param topic string|nil
 ---@param m string|number|wm.message|(string|number|wm.message)[]
 ---@return true|nil, string|nil, string|nil, string[]|nil results
 function publisher:publish_blocking(topic, m) end
+---The same without waiting. Fails with TIMEOUT while more than `queue_bytes` are queued: then nothing was taken; again
+---when something of what was sent has ended.
 ---@param topic string|nil
 ---@param m string|number|wm.message|(string|number|wm.message)[]
 ---@return integer|nil id, string|nil, string|nil
 function publisher:send(topic, m) end
+---Sends what is queued first. Afterwards all but close raises.
 ---@param timeout number
 ---@return integer id
 function publisher:close(timeout) end
@@ -151,14 +174,15 @@ local consumer = {}
 ---@param where string
 ---@return wm.core.consumer|nil, integer|string|nil id, string|nil
 function core.subscribe(url, topic, opts, where) end
----Never waits. nil: "TIMEOUT" = nothing now, "RETIRED", "CLOSED".
+---Never waits. nil: "TIMEOUT" = nothing now, "RETIRED", "CLOSED" (also after close).
 ---@return wm.message|nil, string|nil why
 function consumer:next() end
 ---One hand-out: with `batch` all that come together; without it up to max single ones.
 ---@param max integer
 ---@return wm.message[]|nil, string|nil why
 function consumer:take(max) end
----As next, but stops the thread for up to timeout seconds (negative: for ever): only where nothing else could run.
+---As next, but stops the thread for up to timeout seconds: only where nothing else could run. A signal ends it
+---early, with "TIMEOUT", so that Ctrl-C reaches the program.
 ---@param timeout number
 ---@return wm.message|nil, string|nil why
 function consumer:wait(timeout) end
@@ -169,7 +193,9 @@ function consumer:resume() end
 ---@param timeout number
 ---@return integer id
 function consumer:flush(timeout) end
----Closes the subscription gently (or, in a host, leaves it).
+---Closes the subscription gently (or, in a host, leaves it): until the end of id is told, messages in hand can be
+---settled; what remains then is given back and its later ack returns false. Once more: the same id, or at once.
+---Afterwards flush, pause, resume raise, and fd too after the end.
 ---@param timeout number  negative: the option close_timeout
 ---@return integer id
 function consumer:close(timeout) end
