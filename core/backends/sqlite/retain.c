@@ -1,0 +1,58 @@
+/*
+ * retain.c - deleting messages that nobody needs any more, some at a time, within turns that write anyway. Used
+ * by whoever leads the hub's turn.
+ *
+ * `acked`: what every group that the file knows of has acked (Watermill's own groups, too), and every living
+ * subscription without a group has read; all, until there is a group. A time: what is older, acked or not.
+ */
+#include "clock.h"
+#include "sqlite.h"
+
+/* How often it is looked for; with `acked` also after so many acks. */
+enum { TRIM_EVERY_MS = 1000, TRIM_AFTER_ACKS = 2000 };
+/* At most so many in one turn: others wait for its end. */
+enum { TRIM_AT_ONCE = 5000 };
+
+/* The lowest position of the living subscriptions without a group; forgets those whose process has gone. */
+static int lowest_cursor(wm_sqlite_hub *h, wm_sqlite_topic *t, int64_t *out, wm_error *err) {
+  int64_t dead[64];
+  size_t n = 0;
+  sqlite3_stmt *stmt = wm_sqlite_stmt(&h->db, Q_CURSOR_ALL);
+  int rc = wm_sqlite_first(&h->db, stmt, err, "t", t->name);
+  for (; rc == 1; rc = wm_sqlite_next(&h->db, stmt, err)) {
+    int64_t next = sqlite3_column_int64(stmt, 1);
+    bool lives = wm_sqlite_db_lives(&h->db, sqlite3_column_int64(stmt, 2));
+    if (lives && next < *out) *out = next;
+    if (!lives && n < sizeof dead / sizeof *dead) dead[n++] = sqlite3_column_int64(stmt, 0);
+  }
+  for (size_t i = 0; i < n && rc == WM_OK; i++)
+    rc = wm_sqlite_do(&h->db, wm_sqlite_stmt(&h->db, Q_CURSOR_DROP), err, "ti", t->name, dead[i]);
+  return rc;
+}
+
+/* The highest offset that may go; 0: none. */
+static int find_floor(wm_sqlite_hub *h, wm_sqlite_topic *t, int64_t *out, wm_error *err) {
+  if (h->keep.kind == RETAIN_TIME)
+    return wm_sqlite_from_find(h, t, (wm_sqlite_from){WM_SQLITE_TIME, h->now - h->keep.ms}, out,
+                               err);
+  int rc = wm_sqlite_number(&h->db, wm_sqlite_topic_stmt(h, t, T_OFFSETS_LOWEST), 0, out, err, "");
+  return rc == WM_OK && *out > 0 ? lowest_cursor(h, t, out, err) : rc;
+}
+
+int wm_sqlite_trim(wm_sqlite_hub *h, wm_sqlite_topic *t, wm_error *err) {
+  int64_t floor, lowest, now = wm_now_ms();
+  if (h->keep.kind == RETAIN_ALL) return WM_OK;
+  if (h->keep.kind == RETAIN_ACKED && !t->acked) return WM_OK;
+  if (now < t->trim_at && t->acked < TRIM_AFTER_ACKS) return WM_OK;
+  int rc = find_floor(h, t, &floor, err);
+  if (rc == WM_OK)
+    rc =
+        wm_sqlite_number(&h->db, wm_sqlite_topic_stmt(h, t, T_LOWEST), INT64_MAX, &lowest, err, "");
+  if (rc != WM_OK) return rc;
+  bool more = lowest <= floor && floor - lowest >= TRIM_AT_ONCE;
+  t->acked = more ? t->acked : 0;
+  t->trim_at = now + (more ? 0 : TRIM_EVERY_MS);
+  if (lowest > floor) return WM_OK;
+  return wm_sqlite_do(&h->db, wm_sqlite_topic_stmt(h, t, T_TRIM), err, "i",
+                      more ? lowest + TRIM_AT_ONCE - 1 : floor);
+}
