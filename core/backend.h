@@ -187,6 +187,9 @@ typedef struct wm_backend_entry {
 } wm_backend_entry;
 
 const wm_backend_entry *wm_backend_at(size_t i);
+/* Adds one from elsewhere, for the life of the process. WM_OK; WM_BAD_INPUT: one of its schemes is another's;
+ * WM_NOMEM: there are too many. */
+int wm_backend_register(const wm_backend *b);
 /* The backend for a URL's scheme; NULL with WM_BAD_INPUT (unknown; suggests the nearest) or
  * WM_UNSUPPORTED (not in this build) in err. */
 const wm_backend *wm_backend_find(const char *scheme, wm_error *err);

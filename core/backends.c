@@ -1,6 +1,9 @@
 /*
- * backends.c - the one table of brokers, and finding one by its URL's scheme. Constant; any thread.
+ * backends.c - the one table of brokers, and finding one by its URL's scheme. Any thread; what was registered is behind
+ * what was built in, and only grows.
  */
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -55,9 +58,23 @@ static const struct {
     {{"http", "http https", NULL, NOT_WRITTEN}, "HTTP"},
 };
 
-enum { BACKENDS = sizeof table / sizeof *table, SCHEME_SIZE = 32, KNOWN_SIZE = 400 };
+enum {
+  BACKENDS = sizeof table / sizeof *table,
+  REGISTERED_MOST = 16,
+  SCHEME_SIZE = 32,
+  KNOWN_SIZE = 400
+};
 
-const wm_backend_entry *wm_backend_at(size_t i) { return i < BACKENDS ? &table[i].entry : NULL; }
+static struct {
+  pthread_mutex_t lock; /* guards adding */
+  atomic_size_t n;
+  wm_backend_entry entries[REGISTERED_MOST]; /* the first n are constant */
+} registered = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+const wm_backend_entry *wm_backend_at(size_t i) {
+  if (i < BACKENDS) return &table[i].entry;
+  return i - BACKENDS < atomic_load(&registered.n) ? &registered.entries[i - BACKENDS] : NULL;
+}
 
 void wm_backend_verify(const wm_backend *b) {
   if (!b->name || !b->schemes) wm_defect("defect: a backend has no name or no schemes");
@@ -102,7 +119,8 @@ static bool has_word(const char *list, const char *word) {
 
 static const char *first_name(void *arg, size_t i) {
   (void)arg;
-  return i < BACKENDS ? table[i].entry.name : NULL;
+  const wm_backend_entry *e = wm_backend_at(i);
+  return e ? e->name : NULL;
 }
 
 static int unknown_scheme(const char *scheme, wm_error *err) {
@@ -112,29 +130,67 @@ static int unknown_scheme(const char *scheme, wm_error *err) {
                         SCHEME_SIZE, scheme, near);
   char known[KNOWN_SIZE] = "";
   size_t used = 0;
-  for (size_t i = 0; i < BACKENDS && used < sizeof known; i++)
-    if (table[i].entry.backend)
-      used += (size_t)snprintf(known + used, sizeof known - used, "%s%s:", used ? ", " : "",
-                               table[i].entry.name);
+  const wm_backend_entry *e;
+  for (size_t i = 0; (e = wm_backend_at(i)) != NULL && used < sizeof known; i++)
+    if (e->backend)
+      used +=
+          (size_t)snprintf(known + used, sizeof known - used, "%s%s:", used ? ", " : "", e->name);
   return wm_fail_with(err, WM_BAD_INPUT, "'%.*s' is no broker's URL scheme; this build has %s",
                       SCHEME_SIZE, scheme, used ? known : "no broker at all");
 }
 
-const wm_backend *wm_backend_find(const char *scheme, wm_error *err) {
-  for (size_t i = 0; i < BACKENDS; i++) {
-    const wm_backend_entry *e = &table[i].entry;
+/* The place of the entry for a scheme, of those that are there if there are several; SIZE_MAX: none. */
+static size_t place_of(const char *scheme) {
+  const wm_backend_entry *e;
+  size_t missing = SIZE_MAX;
+  for (size_t i = 0; (e = wm_backend_at(i)) != NULL; i++) {
     if (!has_word(e->schemes, scheme)) continue;
-    if (e->backend) {
-      wm_backend_verify(e->backend);
-      return e->backend;
-    }
-    wm_fail_with(err, WM_UNSUPPORTED,
-                 "this build has no %s support (%s); 'wmlua version' lists what it has",
-                 table[i].title, e->missing);
+    if (e->backend) return i;
+    if (missing == SIZE_MAX) missing = i;
+  }
+  return missing;
+}
+
+const wm_backend *wm_backend_find(const char *scheme, wm_error *err) {
+  size_t at = place_of(scheme);
+  if (at == SIZE_MAX) {
+    unknown_scheme(scheme, err);
     return NULL;
   }
-  unknown_scheme(scheme, err);
+  const wm_backend_entry *e = wm_backend_at(at);
+  if (e->backend) {
+    wm_backend_verify(e->backend);
+    return e->backend;
+  }
+  wm_fail_with(err, WM_UNSUPPORTED,
+               "this build has no %s support (%s); 'wmlua version' lists what it has",
+               table[at].title, e->missing);
   return NULL;
+}
+
+static bool is_taken(const wm_backend *b) {
+  char scheme[SCHEME_SIZE];
+  const char *at;
+  size_t len;
+  for (size_t i = 0; (at = word_at(b->schemes, i, &len)) != NULL; i++) {
+    snprintf(scheme, sizeof scheme, "%.*s", (int)len, at);
+    size_t place = place_of(scheme);
+    if (place != SIZE_MAX && wm_backend_at(place)->backend) return true;
+  }
+  return false;
+}
+
+int wm_backend_register(const wm_backend *b) {
+  wm_backend_verify(b);
+  pthread_mutex_lock(&registered.lock);
+  size_t n = atomic_load(&registered.n);
+  int rc = is_taken(b) ? WM_BAD_INPUT : n == REGISTERED_MOST ? WM_NOMEM : WM_OK;
+  if (rc == WM_OK) {
+    registered.entries[n] = (wm_backend_entry){b->name, b->schemes, b, NULL};
+    atomic_store(&registered.n, n + 1);
+  }
+  pthread_mutex_unlock(&registered.lock);
+  return rc;
 }
 
 bool wm_backend_list(size_t i, wm_backend_info *out) {
