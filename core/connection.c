@@ -12,9 +12,7 @@
 
 #include "error.h"
 #include "names.h"
-
-/* option_tables.c */
-extern const wm_option_def wm_publisher_options[], wm_subscription_options[];
+#include "sender.h"
 
 enum { MASKED_SIZE = 512 };
 
@@ -95,12 +93,13 @@ static void drop_request(request *r) {
 static int read_request(request *r, const char *url, const wm_options *opts,
                         const wm_option_def *defs, wm_error *err) {
   *r = (request){0};
+  wm_error unasked;
+  if (!err) err = &unasked;
   int rc = wm_url_parse(&r->url, url, err);
   if (rc != WM_OK) goto fail;
-  rc = WM_UNSUPPORTED;
   r->backend = wm_backend_find(r->url->scheme, err);
   if (!r->backend) {
-    if (err) rc = err->code;
+    rc = err->code;
     goto fail;
   }
   if ((rc = check_names(r->url, opts, defs, r->backend, err)) != WM_OK) goto fail;
@@ -161,6 +160,7 @@ static wm_connection *find(const char *key) {
 }
 
 static void free_connection(wm_connection *c) {
+  wm_sender_free(c->sender);
   if (c->handle) c->backend->close(c->handle);
   wm_url_free(c->url);
   free(c->values);
@@ -186,7 +186,9 @@ static int make_connection(wm_connection **out, request *r, char *key, wm_error 
                        .users = 1};
   r->url = NULL;
   r->backends = (wm_settings){0};
-  int rc = c->backend->open(c->url, c->values, &c->handle, err);
+  c->sender = wm_sender_new(c);
+  int rc = c->sender ? c->backend->open(c->url, c->values, &c->handle, err)
+                     : wm_fail_with(err, WM_NOMEM, "out of memory");
   if (rc != WM_OK) {
     free_connection(c);
     return rc;

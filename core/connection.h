@@ -28,9 +28,7 @@ typedef struct wm_connection {
   wm_option_value *values; /* of the backend's options */
   wm_options *texts;       /* what they point to */
 
-  /* publisher.c: the one queue of all publishers on this connection; under the lock of the table */
-  struct wm_sender *sender;
-  size_t publishers;
+  struct wm_sender *sender; /* the one queue of all publishers on this connection (sender.h) */
 
   /* connection.c */
   char *key;
