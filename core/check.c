@@ -82,6 +82,9 @@ static int check_order(const wish *w, wm_error *err) {
 static int check_dead_letter(const wish *w, wm_error *err) {
   const char *dead = text_of(w, WM_SUB_DEAD_LETTER);
   if (!dead) {
+    if (w->values[WM_SUB_MAX_ATTEMPTS].number)
+      return wm_fail_with(err, WM_BAD_INPUT,
+                          "max_attempts needs a topic to move messages to: dead_letter = TOPIC");
     if (w->values[WM_SUB_ON_UNDECODABLE].number != WM_UNDECODABLE_DEAD_LETTER) return WM_OK;
     return wm_fail_with(
         err, WM_BAD_INPUT,

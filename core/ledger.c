@@ -453,6 +453,16 @@ void wm_ledger_replace(wm_ledger *l, wm_message *old, wm_message *copy) {
     wm_ledger_op(l, copy, OP_NOTE, atomic_load_explicit(&copy->attempt, memory_order_relaxed));
 }
 
+bool wm_ledger_busy(const wm_ledger *l) {
+  return l->hand_first || ready_count(l);
+}
+
+void wm_ledger_forget_holder(wm_ledger *l, const struct wm_consumer *holder) {
+  for (wm_node *node = l->hand_first; node; node = node->next)
+    if (wm_node_message(node)->entry.holder == holder)
+      wm_node_message(node)->entry.holder = NULL;
+}
+
 /* ---- looking ------------------------------------------------------------------------------ */
 
 const wm_message *wm_ledger_oldest_in_hand(const wm_ledger *l) {
@@ -504,7 +514,8 @@ size_t wm_ledger_room(const wm_ledger *l, size_t *bytes, int64_t now) {
   size_t settled = l->n[WM_ENTRY_SETTLED], most = l->config.prefetch_bytes;
   *bytes = 0;
   size_t widest = least_window(l) > l->config.prefetch ? least_window(l) : l->config.prefetch;
-  if (l->closing || live >= window || settled / SETTLED_BACKLOG >= widest)
+  bool behind = settled / SETTLED_BACKLOG >= widest || (most && l->bytes - l->live_bytes >= most);
+  if (l->closing || live >= window || behind)
     return 0;
   /* Who could work and has too little to work on does not wait until half is gone. */
   bool hungry = !blocked(l) && ready_count(l) < l->config.batch;

@@ -61,6 +61,11 @@ size_t wm_ledger_next(wm_ledger *l, wm_message **out, size_t max, struct wm_cons
  * again. */
 bool wm_ledger_ready(wm_ledger *l, int64_t now);
 
+/* Is anything in hand, or waiting to be handed out? */
+bool wm_ledger_busy(const wm_ledger *l);
+/* `holder` is gone: what it has in hand stays there, and is nobody's. */
+void wm_ledger_forget_holder(wm_ledger *l, const struct wm_consumer *holder);
+
 /* Settling what is in hand; false when it is not (settled before, reclaimed, released). A lost
  * message is accepted (true) and settles nothing. */
 bool wm_ledger_ack(wm_ledger *l, wm_message *msg, int64_t now);
@@ -76,6 +81,9 @@ bool wm_ledger_bury(wm_ledger *l, wm_message *msg, int64_t now); /* false also w
  * wm_ledger_lost and wm_ledger_release_*. */
 wm_message *wm_ledger_take_dead(wm_ledger *l, int64_t now);
 void wm_ledger_dead_done(wm_ledger *l, wm_message *msg, bool done, int64_t retry_at, int64_t now);
+
+/* When the next of them is to be taken; INT64_MAX: there is none. */
+int64_t wm_ledger_dead_due(const wm_ledger *l);
 
 /* Puts all that `holder` (NULL: anyone) has in hand back at its place as not handed out, so that a
  * later ack by the old holder returns false: the old message object is replaced by a copy. Attempts
@@ -114,7 +122,7 @@ size_t wm_ledger_held(wm_ledger *l, wm_message **out, size_t max, uint64_t *curs
  * fetch, settle rate x 1 s), within max_in_flight * batch .. prefetch (the first wins); 1 while a
  * redelivered message is held; and nothing is fetched while more than half of it is held (settled
  * ones not counted), unless a hand-out could go and there is too little for it. Nothing either
- * while the broker is far behind with settling. */
+ * while the broker is far behind with settling: settled messages are memory, too. */
 size_t wm_ledger_room(const wm_ledger *l, size_t *bytes, int64_t now);
 /* What a fetch brought, so that the window can learn. */
 void wm_ledger_fetched(wm_ledger *l, size_t asked, size_t got, int64_t now);

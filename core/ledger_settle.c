@@ -265,6 +265,10 @@ wm_message *wm_ledger_take_dead(wm_ledger *l, int64_t now) {
   return msg;
 }
 
+int64_t wm_ledger_dead_due(const wm_ledger *l) {
+  return l->dying ? l->dying->due : INT64_MAX;
+}
+
 void wm_ledger_dead_done(wm_ledger *l, wm_message *msg, bool done, int64_t retry_at, int64_t now) {
   wm_ledger_tick(l, now);
   assert(msg->entry.state == WM_ENTRY_DEAD && msg->entry.taken);

@@ -9,8 +9,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* The window of a subscription that has settled nothing yet. */
-#define WM_WINDOW_START 64
+/* The window of a subscription that has settled nothing yet: small, as its handler may be slow. */
+#define WM_WINDOW_START 8
 /* The factor by which it may grow from one fetch to the next. */
 #define WM_WINDOW_GROWTH 4
 

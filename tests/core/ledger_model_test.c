@@ -250,17 +250,18 @@ static void check_counts(world *w) {
 
 static void check_room(world *w) {
   wm_ledger_counts c;
-  size_t live = w->n - in_state(w, WM_ENTRY_SETTLED), live_bytes = 0, at[ITEMS], bytes;
+  size_t live = w->n - in_state(w, WM_ENTRY_SETTLED), at[ITEMS], bytes;
+  size_t live_bytes = 0, settled_bytes = 0;
   wm_ledger_count(w->ledger, &c);
   for (size_t i = 0; i < w->n; i++)
-    live_bytes += w->items[i].state == WM_ENTRY_SETTLED ? 0 : w->items[i].msg->size;
+    *(w->items[i].state == WM_ENTRY_SETTLED ? &settled_bytes : &live_bytes) += w->items[i].msg->size;
   size_t room = wm_ledger_room(w->ledger, &bytes, w->now), most = w->config.prefetch_bytes;
   bool hungry = !is_blocked(w) && ready_items(w, at) < w->config.batch;
   bool enough = live > c.window / 2 || (live && live_bytes > most / 2);
   size_t widest = w->config.max_in_flight * w->config.batch;
   if (widest < w->config.prefetch)
     widest = w->config.prefetch;
-  bool behind = in_state(w, WM_ENTRY_SETTLED) >= 4 * widest;
+  bool behind = in_state(w, WM_ENTRY_SETTLED) >= 4 * widest || settled_bytes >= most;
   if (behind || w->closing || live >= c.window || (!hungry && enough) || (live && live_bytes >= most))
     CHECK(w, room == 0 && bytes == 0);
   else
