@@ -19,7 +19,7 @@ enum { OPT_RETAIN, OPT_BUSY };
 
 /* SQLite's limit for a row, less what stands beside the payload. */
 enum { MAX_PAYLOAD = 1000000000 - 1024 * 1024 };
-enum { MAX_TOPIC = 200 };
+enum { MAX_TOPIC = 200, SHOWN_KEY = 80 };
 
 static const wm_option_def options[] = {
     [OPT_RETAIN] =
@@ -125,11 +125,10 @@ int wm_sqlite_hub_of(wm_sqlite *c, wm_sqlite_hub **out, wm_error *err) {
 /* ---- checking --------------------------------------------------------------------------------- */
 
 static int check_topic(const char *topic, wm_error *err) {
-  if (!*topic) return wm_fail_with(err, WM_BAD_INPUT, "the topic is empty; it names a table");
   if (strlen(topic) > MAX_TOPIC)
     return wm_fail_with(err, WM_BAD_INPUT,
-                        "topic '%.40s...' has %zu bytes; SQLite topics have at most %d", topic,
-                        strlen(topic), MAX_TOPIC);
+                        "topic '%.*s...' has %zu bytes; SQLite topics have at most %d",
+                        (int)wm_cut_utf8(topic, SHOWN_KEY), topic, strlen(topic), MAX_TOPIC);
   if (strncasecmp(topic, "offsets_", strlen("offsets_")) == 0)
     return wm_fail_with(
         err, WM_BAD_INPUT,
@@ -151,7 +150,7 @@ static int check(void *conn, const char *topic, const char *group, const wm_mess
         err, WM_BAD_INPUT,
         "metadata '%.*s': SQLite topics keep metadata as JSON, which carries UTF-8 without NUL; "
         "put other bytes into the payload",
-        key.len > 80 ? 80 : (int)key.len, key.data);
+        (int)(key.len > SHOWN_KEY ? wm_cut_utf8(key.data, SHOWN_KEY) : key.len), key.data);
   }
   return rc;
 }

@@ -8,7 +8,6 @@
 #include <errno.h>
 #include <limits.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +18,7 @@
 #include "error.h"
 #include "log.h"
 #include "sqlite.h"
+#include "thread.h"
 
 /* Pauses between questions for the data version. */
 enum { ASK_LEAST_MS = 1, ASK_MOST_MS = 50 };
@@ -115,20 +115,14 @@ static void *watch(void *arg) {
 }
 
 int wm_sqlite_watch(wm_sqlite_hub *h, wm_error *err) {
-  sigset_t all, before;
-  int rc = 0;
   pthread_mutex_lock(&h->watch_lock);
-  if (h->watchers == 0) {
-    sigfillset(&all); /* signals are for the program's threads */
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    rc = pthread_create(&h->watcher, NULL, watch, h);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-  }
-  if (rc == 0) h->watchers++;
+  int rc = h->watchers ? WM_OK : wm_thread_start(&h->watcher, "wm-sqlite", watch, h);
+  if (rc == WM_OK) h->watchers++;
   pthread_mutex_unlock(&h->watch_lock);
-  return rc == 0 ? WM_OK
-                 : wm_fail_with(err, WM_NOMEM, "no thread to watch file '%s': %s", h->path,
-                                strerror(rc));
+  if (rc == WM_OK) return WM_OK;
+  return wm_fail_with(
+      err, rc, "there is no thread to watch file '%s'; memory or a limit of threads is short",
+      h->path);
 }
 
 void wm_sqlite_unwatch(wm_sqlite_hub *h) {

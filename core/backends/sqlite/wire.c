@@ -9,28 +9,27 @@
 #include <time.h>
 
 #include "sqlite.h"
+#include "utf8.h"
 
 /* ---- JSON to metadata ------------------------------------------------------------------------- */
 
 /* What a number may need more as SQLite writes it. */
-enum { NUMBER_ROOM = 32 };
+enum { NUMBER_ROOM = 24 };
 
-static const char bad_metadata[] = "its metadata is no JSON object of texts";
-
-static size_t count_of(wm_slice text, char c) {
-  size_t n = 0;
-  for (size_t i = 0; i < text.len; i++)
-    n += text.data[i] == c;
-  return n;
-}
-
-/* SQLite ends a text at a NUL. */
-static bool has_nul(wm_slice json) {
+/* SQLite ends a text at a NUL. Counts the pairs of an object; more where it is no flat one. */
+static bool has_nul(wm_slice json, size_t *pairs) {
+  bool in_text = false;
+  *pairs = 0;
   for (size_t i = 0; i < json.len; i++) {
-    if (!json.data[i]) return true;
-    if (json.data[i] != '\\') continue;
-    if (json.len - i >= 6 && memcmp(json.data + i, "\\u0000", 6) == 0) return true;
-    i++;
+    char c = json.data[i];
+    if (!c || (c == '\\' && json.len - i >= 6 && memcmp(json.data + i, "\\u0000", 6) == 0))
+      return true;
+    if (c == '\\')
+      i++;
+    else if (c == '"')
+      in_text = !in_text;
+    else if (c == ':' && !in_text)
+      ++*pairs;
   }
   return false;
 }
@@ -69,7 +68,7 @@ static bool add_pair(wm_message *msg, sqlite3_stmt *pair) {
 /* 1: all of it is in msg; 0: it is not what it should be; -1: out of memory. */
 static int add_metadata(wm_message *msg, sqlite3_stmt *json, wm_slice text) {
   int rc, good = 1;
-  if (text.data[0] != '{' || has_nul(text) || text.len > INT32_MAX) return 0;
+  if (text.data[0] != '{' || text.len > INT32_MAX) return 0;
   if (sqlite3_bind_text(json, 1, text.data, (int)text.len, SQLITE_STATIC) != SQLITE_OK) return -1;
   while (good && (rc = sqlite3_step(json)) != SQLITE_DONE)
     good = rc == SQLITE_ROW ? add_pair(msg, json) : rc == SQLITE_NOMEM ? -1 : 0;
@@ -90,25 +89,33 @@ static void fill(wm_message *msg, const wm_sqlite_record *r) {
   wm_message_set_payload(msg, r->payload.data, r->payload.len);
 }
 
+/* What cannot be decoded keeps its payload, and its metadata as they are. */
+static wm_message *raw_message(const wm_sqlite_record *r, size_t bytes) {
+  static const char key[] = WM_SQLITE_RAW_METADATA;
+  wm_message *msg = wm_message_alloc(1, bytes + r->metadata.len + sizeof key);
+  if (!msg) return NULL;
+  msg->undecodable = "its metadata is no JSON object of texts";
+  wm_message_add(msg, key, sizeof key - 1, r->metadata.data, r->metadata.len);
+  return msg;
+}
+
 wm_message *wm_sqlite_message(sqlite3_stmt *json, const wm_sqlite_record *r) {
-  size_t uuid = r->uuid.len ? r->uuid.len : sizeof((wm_message *)0)->position;
+  size_t pairs = 0, bytes = r->payload.len;
+  bytes += r->uuid.len ? r->uuid.len : sizeof((wm_message *)0)->position;
   wm_slice text = trimmed(r->metadata);
   bool none = is_empty(text);
-  size_t pairs = none ? 0 : count_of(text, ':');
-  wm_message *msg = wm_message_alloc(pairs, uuid + r->payload.len + text.len + pairs * NUMBER_ROOM);
-  if (!msg) return NULL;
-  int good = none ? 1 : add_metadata(msg, json, text);
+  int good = none || !has_nul(text, &pairs);
+  wm_message *msg = NULL;
+  if (good) {
+    msg = wm_message_alloc(pairs, bytes + text.len + pairs * NUMBER_ROOM);
+    if (msg && !none) good = add_metadata(msg, json, text);
+    if (!msg) return NULL;
+  }
   if (good < 1) {
     wm_message_release(msg);
-    if (good < 0) return NULL;
-    msg = wm_message_alloc(1,
-                           uuid + r->payload.len + r->metadata.len + sizeof WM_SQLITE_RAW_METADATA);
-    if (!msg) return NULL;
-    msg->undecodable = bad_metadata;
-    wm_message_add(msg, WM_SQLITE_RAW_METADATA, sizeof WM_SQLITE_RAW_METADATA - 1, r->metadata.data,
-                   r->metadata.len);
+    msg = good < 0 ? NULL : raw_message(r, bytes);
   }
-  fill(msg, r);
+  if (msg) fill(msg, r);
   return msg;
 }
 
@@ -166,31 +173,12 @@ bool wm_sqlite_put_metadata(wm_sqlite_buf *b, const wm_message *msg) {
   return good && put_char(b, '}');
 }
 
-/* The length of the UTF-8 sequence that p begins with, 0: it is none. No overlong ones, no surrogates. */
-static size_t sequence(const unsigned char *p, size_t left) {
-  static const struct {
-    unsigned char first, last, low, high;
-    size_t len;
-  } kinds[] = {
-      {0x01, 0x7f, 0, 0, 1},       {0xc2, 0xdf, 0x80, 0xbf, 2}, {0xe0, 0xe0, 0xa0, 0xbf, 3},
-      {0xe1, 0xec, 0x80, 0xbf, 3}, {0xed, 0xed, 0x80, 0x9f, 3}, {0xee, 0xef, 0x80, 0xbf, 3},
-      {0xf0, 0xf0, 0x90, 0xbf, 4}, {0xf1, 0xf3, 0x80, 0xbf, 4}, {0xf4, 0xf4, 0x80, 0x8f, 4}};
-  for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++) {
-    if (p[0] < kinds[k].first || p[0] > kinds[k].last) continue;
-    size_t len = kinds[k].len;
-    if (len > left || (len > 1 && (p[1] < kinds[k].low || p[1] > kinds[k].high))) return 0;
-    for (size_t i = 2; i < len; i++)
-      if (p[i] < 0x80 || p[i] > 0xbf) return 0;
-    return len;
-  }
-  return 0;
-}
-
 bool wm_sqlite_is_text(wm_slice text) {
-  const unsigned char *p = (const unsigned char *)text.data;
-  for (size_t i = 0, len; i < text.len; i += len)
-    if (!(len = sequence(p + i, text.len - i))) return false;
-  return true;
+  const unsigned char *p = (const unsigned char *)text.data, *end = p + text.len;
+  size_t len = 1;
+  for (; p < end && len; p += len)
+    len = *p ? wm_utf8_character(p, end) : 0;
+  return len > 0;
 }
 
 /* ---- times ------------------------------------------------------------------------------------ */
