@@ -176,9 +176,10 @@ int wm_sqlite_check_schema(wm_sqlite_hub *h, wm_error *err) {
   return WM_OK;
 }
 
-static int begin(wm_sqlite_hub *h, bool durable, const wm_sqlite_job *who, wm_error *err) {
-  h->db.give_up = who->give_up;
-  h->db.stop = who->stop;
+static int begin(wm_sqlite_hub *h, bool durable, int64_t give_up, const atomic_bool *stop,
+                 wm_error *err) {
+  h->db.give_up = give_up;
+  h->db.stop = stop;
   h->db.code = SQLITE_OK;
   int rc = wm_sqlite_db_durable(&h->db, durable, err);
   if (rc == WM_OK) rc = wm_sqlite_do(&h->db, wm_sqlite_stmt(&h->db, Q_BEGIN), err, "");
@@ -257,7 +258,7 @@ static void carry_out(wm_sqlite_hub *h, wm_sqlite_job *batch, bool durable) {
       continue;
     }
     job->next = NULL;
-    if ((job->rc = begin(h, durable, job, &job->error)) == WM_OK)
+    if ((job->rc = begin(h, durable, job->give_up, NULL, &job->error)) == WM_OK)
       job->rc = transact(h, job, &job->uncertain, &job->error);
     job->next = next;
   }
@@ -305,7 +306,7 @@ static void lead(wm_sqlite_hub *h, wm_sqlite_job *own) {
   if (rc == WM_OK) {
     bool durable = any_durable(h);
     pthread_mutex_unlock(&h->lock);
-    rc = begin(h, durable, own, &own->error);
+    rc = begin(h, durable, own->give_up, own->stop, &own->error);
     pthread_mutex_lock(&h->lock);
     if (rc == WM_OK) {
       wm_sqlite_job *batch = take(h, false, durable);

@@ -2,16 +2,19 @@
  * retain.c - deleting messages that nobody needs any more, some at a time, within turns that write anyway. Used
  * by whoever leads the hub's turn.
  *
+ * A row that is deleted costs as much as one that is consumed: its page goes through the write-ahead log. A table
+ * that is emptied as a whole costs next to nothing. So there is no hurry, until it is about space.
+ *
  * `acked`: what every group that the file knows of has acked (Watermill's own groups, too), and every living
  * subscription without a group has read; all, until there is a group. A time: what is older, acked or not.
  */
 #include "clock.h"
 #include "sqlite.h"
 
-/* How often it is looked for; with `acked` also after so many acks. */
-enum { TRIM_EVERY_MS = 1000, TRIM_AFTER_ACKS = 2000 };
-/* At most so many in one turn: others wait for its end. */
-enum { TRIM_AT_ONCE = 5000 };
+/* How often it is looked for; and at once when so much may have been acked since. */
+enum { TRIM_EVERY_MS = 1000, TRIM_BYTES = 64 * 1024 * 1024 };
+/* At most so many rows in one turn, others wait for its end; or so many with all of a table. */
+enum { TRIM_AT_ONCE = 5000, EMPTY_AT_ONCE = 100000 };
 
 /* The lowest position of the living subscriptions without a group; forgets those whose process has gone. */
 static int lowest_cursor(wm_sqlite_hub *h, wm_sqlite_topic *t, int64_t *out, wm_error *err) {
@@ -40,19 +43,23 @@ static int find_floor(wm_sqlite_hub *h, wm_sqlite_topic *t, int64_t *out, wm_err
 }
 
 int wm_sqlite_trim(wm_sqlite_hub *h, wm_sqlite_topic *t, wm_error *err) {
-  int64_t floor, lowest, now = wm_now_ms();
-  if (h->keep.kind == RETAIN_ALL) return WM_OK;
-  if (h->keep.kind == RETAIN_ACKED && !t->acked) return WM_OK;
-  if (now < t->trim_at && t->acked < TRIM_AFTER_ACKS) return WM_OK;
+  int64_t floor, lowest, highest, now = wm_now_ms();
+  if (h->keep.kind == RETAIN_ALL || (h->keep.kind == RETAIN_ACKED && !t->acked)) return WM_OK;
+  if (now < t->trim_at && t->acked < TRIM_BYTES) return WM_OK;
+  t->trim_at = now + TRIM_EVERY_MS;
   int rc = find_floor(h, t, &floor, err);
   if (rc == WM_OK)
     rc =
         wm_sqlite_number(&h->db, wm_sqlite_topic_stmt(h, t, T_LOWEST), INT64_MAX, &lowest, err, "");
+  if (rc == WM_OK)
+    rc = wm_sqlite_number(&h->db, wm_sqlite_topic_stmt(h, t, T_HIGHEST), 0, &highest, err, "");
   if (rc != WM_OK) return rc;
-  bool more = lowest <= floor && floor - lowest >= TRIM_AT_ONCE;
-  t->acked = more ? t->acked : 0;
-  t->trim_at = now + (more ? 0 : TRIM_EVERY_MS);
+  int64_t rows = floor - lowest + 1;
+  bool all = floor >= highest && rows <= EMPTY_AT_ONCE;
+  bool more = !all && rows > TRIM_AT_ONCE;
+  t->acked = more ? t->acked - t->acked / (size_t)rows * TRIM_AT_ONCE : 0;
   if (lowest > floor) return WM_OK;
+  if (all) return wm_sqlite_do(&h->db, wm_sqlite_topic_stmt(h, t, T_EMPTY), err, "");
   return wm_sqlite_do(&h->db, wm_sqlite_topic_stmt(h, t, T_TRIM), err, "i",
                       more ? lowest + TRIM_AT_ONCE - 1 : floor);
 }

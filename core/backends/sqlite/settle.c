@@ -103,10 +103,11 @@ static int settle_all(wm_sqlite_hub *h, wm_sqlite_job *job, wm_error *err) {
     run = run_of(w->ops + i, w->n - i);
     bool known = there && wm_sqlite_group_of(w->ops[i].msg) == now.id;
     if (known) rc = settle_run(h, w->s, w->ops + i, run, err);
-    for (size_t j = i; j < i + run && !known; j++)
-      w->ops[j].lost = true;
+    for (size_t j = i; j < i + run; j++) {
+      if (!known) w->ops[j].lost = true;
+      if (w->ops[j].kind == WM_SETTLE_ACK) w->s->topic->acked += w->ops[j].msg->size;
+    }
     if (w->ops[i].kind == WM_SETTLE_RELEASE) returned |= known;
-    if (w->ops[i].kind == WM_SETTLE_ACK) w->s->topic->acked += run;
   }
   if (rc != WM_OK || !there) return rc;
   now.returned += returned;

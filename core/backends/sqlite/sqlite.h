@@ -165,6 +165,7 @@ enum wm_sqlite_topic_statement {
   T_LOWEST,
   T_HIGHEST,
   T_FROM,
+  T_EMPTY,
   T_TRIM,
   T_COUNT
 };
@@ -192,7 +193,7 @@ typedef struct wm_sqlite_topic {
   /* leader */
   bool ready;      /* its tables are as they should be */
   bool news;       /* this transaction brings some */
-  size_t acked;    /* since it was last trimmed */
+  size_t acked;    /* bytes that may be deleted since it was last trimmed, or more */
   int64_t trim_at; /* monotonic ms */
   sqlite3_stmt *stmts[T_COUNT];
   struct wm_sqlite_topic *next;

@@ -25,7 +25,7 @@ static const char *const texts[T_COUNT] = {
         " LEFT JOIN \"watermill_%w\" t ON t.\"offset\"=h.\"offset\""
         " WHERE h.grp_id=?1 AND h.until<?2 AND h.member<>?3 ORDER BY h.\"offset\" LIMIT ?4",
     [T_ANY] = "SELECT 1 FROM \"watermill_%w\" WHERE \"offset\">?1 LIMIT 1",
-    [T_HOLD] = "INSERT INTO wm_held(grp_id, \"offset\", member, until, attempt)"
+    [T_HOLD] = "INSERT OR REPLACE INTO wm_held(grp_id, \"offset\", member, until, attempt)"
                " SELECT ?1, \"offset\", ?4, ?5, 1 FROM \"watermill_%w\" WHERE \"offset\" BETWEEN "
                "?2 AND ?3",
     [T_GROUP] = "SELECT g.id, g.next, g.returned, g.house_until, g.leader, g.leader_until,"
@@ -44,6 +44,7 @@ static const char *const texts[T_COUNT] = {
     [T_HIGHEST] = "SELECT max(\"offset\") FROM \"watermill_%w\"",
     [T_FROM] = "SELECT \"offset\", created_at FROM \"watermill_%w\" WHERE \"offset\">=?1 ORDER BY "
                "\"offset\" LIMIT 1",
+    [T_EMPTY] = "DELETE FROM \"watermill_%w\"",
     [T_TRIM] = "DELETE FROM \"watermill_%w\" WHERE \"offset\"<=?1",
 };
 
