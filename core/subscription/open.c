@@ -37,9 +37,7 @@ static void free_subscription(wm_subscription *s) {
 }
 
 void wm_subscription_unref(wm_subscription *s) {
-  if (atomic_fetch_sub_explicit(&s->refs, 1, memory_order_release) != 1) return;
-  atomic_thread_fence(memory_order_acquire);
-  free_subscription(s);
+  if (atomic_fetch_sub_explicit(&s->refs, 1, memory_order_acq_rel) == 1) free_subscription(s);
 }
 
 /* ---- options ------------------------------------------------------------------------------ */
