@@ -1,0 +1,51 @@
+-- consume.lua HOW TOPIC COUNT: handles and acks COUNT messages, then prints how many had a payload and the seconds
+-- that took. HOW: handler (wm.on), handler-on-memory or loop-on-memory, which publish to themselves before.
+local wm = require "wm"
+local uv = require "luv"
+
+local how, topic, total = arg[1], arg[2], math.tointeger(arg[3])
+local payload_size, batch_size, group = 1024, 1000, "bench"
+local seen, payloads, began = 0, 0, nil
+
+local function see(msg)
+  seen = seen + 1
+  if #msg.payload == payload_size then payloads = payloads + 1 end
+end
+
+local function finish()
+  print(payloads, (uv.hrtime() - began) / 1e9)
+  os.exit(0)
+end
+
+local function fill()
+  local payload, left = ("x"):rep(payload_size), total
+  while left > 0 do
+    local batch = {}
+    for i = 1, math.min(left, batch_size) do batch[i] = wm.message{ payload = payload } end
+    assert(wm.publish(topic, batch))
+    left = left - #batch
+  end
+end
+
+local function handle()
+  local handler
+  began = uv.hrtime()
+  handler = wm.on(topic, { group = group }, function(msg)
+    see(msg)
+    if seen == total then wm.spawn(function() handler:close() finish() end) end
+  end)
+end
+
+local function loop()
+  began = uv.hrtime()
+  local messages = wm.subscriber{ group = group }:subscribe(topic)
+  for msg in messages do
+    see(msg)
+    msg:ack()
+    if seen == total then break end
+  end
+  finish()
+end
+
+if how ~= "handler" then fill() end
+if how == "loop-on-memory" then loop() else handle() end
