@@ -21,9 +21,10 @@ static const wm_option_def options[] = {
     [OPT_CAPACITY] = {.name = "capacity",
                       .type = WM_OPT_SIZE,
                       .value = "0",
-                      .help = "bytes that one topic keeps; publishing to a full one waits until "
-                              "there is room or the publisher's timeout is over; 0 = no limit but "
-                              "the memory of the machine"},
+                      .help =
+                          "bytes that one topic keeps; publishing to a full one waits for room, "
+                          "and all that is published through the same URL behind it, until the "
+                          "publisher's timeout is over; 0 = no limit but the machine's memory"},
     {0}};
 
 static const char *library(void) { return ""; }
