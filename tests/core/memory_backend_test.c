@@ -170,7 +170,7 @@ static void fetch_keeps_to_max_and_to_bytes(void) {
   void *sub = subscribe("g");
   OK(publish_within("t", 10, 1000, 0, results));
   assert_int_equal(fetch(sub, 3), 3);
-  size_t size = sink.msgs[0]->size;
+  size_t size = sink.msgs[0]->size - sizeof(wm_message);
   OK(B.fetch(sub, 10, 2 * size, 0, &sink, &err));
   assert_int_equal(sink.n, 5);
   OK(B.fetch(sub, 10, 1, 0, &sink, &err)); /* one, however large */

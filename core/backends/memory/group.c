@@ -182,8 +182,9 @@ bool wm_memory_group_stands_by(const wm_memory_sub *s) {
 
 /* ---- taking --------------------------------------------------------------------------------- */
 
+/* Counts what a broker elsewhere would send; the core adds what a message needs besides. */
 static bool fits(const wm_memory_slot *slot, size_t *bytes, bool first) {
-  size_t size = slot->msg->size;
+  size_t size = slot->msg->size - sizeof *slot->msg;
   if (size > *bytes && !first) return false;
   *bytes -= size < *bytes ? size : *bytes;
   return true;
