@@ -284,3 +284,5 @@ unsigned wm_message_failures(const wm_message *msg) {
 int64_t wm_message_time(const wm_message *msg) { return msg->time; }
 
 const char *wm_message_position(const wm_message *msg) { return msg->position; }
+
+const char *wm_message_undecodable(const wm_message *msg) { return msg->undecodable; }

@@ -147,6 +147,8 @@ WM_API unsigned wm_message_failures(const wm_message *msg); /* times wm_fail was
 WM_API int64_t wm_message_time(const wm_message *msg);      /* ms since the epoch, 0 = unknown */
 /* The broker's own name of the place, as `from` takes it; "" when it has none. */
 WM_API const char *wm_message_position(const wm_message *msg);
+/* Why the broker's record could not be read; its payload is then the raw bytes. NULL for all others. */
+WM_API const char *wm_message_undecodable(const wm_message *msg);
 
 /* ---- publishing --------------------------------------------------------------------------- */
 

@@ -252,7 +252,7 @@ static void a_copy_is_the_same_and_stands_alone(void **state) {
   assert_int_equal(copy->token[1], 2);
   assert_int_equal(copy->first_attempt, 3);
   assert_true(copy->redelivered);
-  assert_string_equal(copy->undecodable, "why");
+  assert_string_equal(wm_message_undecodable(copy), "why");
   assert_null(copy->dead_reason);
   assert_int_equal(copy->entry.state, WM_ENTRY_NONE);
   wm_message_add(copy, "more", 4, "room", 4); /* as the first had */
