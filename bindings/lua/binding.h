@@ -83,8 +83,15 @@ int wm_lua_ms(lua_State *L, int arg);
 int wm_lua_delay(lua_State *L, int arg, int absent);
 /* A table of options; none: *out is NULL. Raises on what cannot be text, else WM_OK or WM_NOMEM. */
 int wm_lua_options(lua_State *L, int arg, wm_options **out);
-/* Whether the value at index is a userdata with the metatable in upvalue `up`. */
-bool wm_lua_has_metatable(lua_State *L, int index, int up);
+/* A kind of userdata, known by its address. Each of the module's begins with a pointer to its own: quicker to
+ * see than its metatable. */
+typedef struct wm_lua_kind {
+  const char *name;
+} wm_lua_kind;
+/* The userdata at index; NULL when it is not of this kind. */
+void *wm_lua_to(lua_State *L, int index, const wm_lua_kind *kind);
+/* The same; raises. */
+void *wm_lua_check(lua_State *L, int arg, const wm_lua_kind *kind);
 void wm_lua_set_count(lua_State *L, const char *name, uint64_t value);
 
 /* ---- completions.c: what ends later ------------------------------------------------------------ */

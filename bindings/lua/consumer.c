@@ -14,7 +14,7 @@
 #include "binding.h"
 #include "clock.h"
 
-static const char type_name[] = "wm.consumer";
+static const wm_lua_kind kind = {"wm.consumer"};
 
 #define NO_SLOT UINT32_MAX
 
@@ -25,6 +25,7 @@ typedef struct held {
 } held;
 
 struct wm_lua_consumer {
+  const wm_lua_kind *kind; /* of the module; first */
   wm_lua_state *st;
   wm_consumer *con;     /* NULL: closed */
   wm_subscription *sub; /* its own; NULL in a host, or when its close has begun */
@@ -84,10 +85,7 @@ static void release_all(wm_lua_consumer *con) {
 
 /* ---- taking messages ------------------------------------------------------------------------------------ */
 
-static wm_lua_consumer *check_consumer(lua_State *L) {
-  if (!wm_lua_has_metatable(L, 1, UP_CONSUMER)) luaL_typeerror(L, 1, type_name);
-  return lua_touserdata(L, 1);
-}
+static wm_lua_consumer *check_consumer(lua_State *L) { return wm_lua_check(L, 1, &kind); }
 
 /* One that was not closed; raises. */
 static wm_lua_consumer *check_open(lua_State *L) {
@@ -357,7 +355,7 @@ static int consumer_tostring(lua_State *L) {
   lua_getiuservalue(L, 1, CONSUMER_TOPIC);
   push_group(L, con);
   const char *group = lua_tostring(L, -1);
-  lua_pushfstring(L, "%s: %s%s%s%s", type_name, lua_tostring(L, -2), *group ? ", group " : "",
+  lua_pushfstring(L, "%s: %s%s%s%s", kind.name, lua_tostring(L, -2), *group ? ", group " : "",
                   group, con->close_begun ? " (closed)" : "");
   return 1;
 }
@@ -367,7 +365,7 @@ static int consumer_tostring(lua_State *L) {
 /* A new userdata with its names, but without a consumer; its options stand at index opts. */
 static wm_lua_consumer *new_userdata(lua_State *L, wm_lua_state *st, int topic, int opts) {
   wm_lua_consumer *con = lua_newuserdatauv(L, sizeof *con, CONSUMER_GROUP);
-  *con = (wm_lua_consumer){.st = st, .free = NO_SLOT};
+  *con = (wm_lua_consumer){.kind = &kind, .st = st, .free = NO_SLOT};
   lua_pushvalue(L, topic);
   lua_setiuservalue(L, -2, CONSUMER_TOPIC);
   if (!lua_istable(L, opts) || lua_getfield(L, opts, "group") != LUA_TSTRING)
@@ -455,7 +453,7 @@ void wm_lua_consumer_open(lua_State *L, int core, int up) {
                                             {NULL, NULL}};
   static const luaL_Reg index[] = {{"__index", consumer_index}, {NULL, NULL}};
   int meta = up + UP_CONSUMER - UP_STATE;
-  wm_lua_name(L, meta, type_name);
+  wm_lua_name(L, meta, kind.name);
   wm_lua_functions(L, core, functions, up, 0);
   wm_lua_functions(L, meta, meta_functions, up, 0);
   lua_getfield(L, core, "methods");

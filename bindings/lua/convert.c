@@ -58,11 +58,16 @@ int wm_lua_delay(lua_State *L, int arg, int absent) {
   return ms < 0 ? INT_MAX : ms;
 }
 
-bool wm_lua_has_metatable(lua_State *L, int index, int up) {
-  if (lua_type(L, index) != LUA_TUSERDATA || !lua_getmetatable(L, index)) return false;
-  bool same = lua_rawequal(L, -1, UPVALUE(up));
-  lua_pop(L, 1);
-  return same;
+void *wm_lua_to(lua_State *L, int index, const wm_lua_kind *kind) {
+  const wm_lua_kind **ud = lua_touserdata(L, index);
+  /* A light userdata has no length. */
+  return ud && lua_rawlen(L, index) >= sizeof *ud && *ud == kind ? ud : NULL;
+}
+
+void *wm_lua_check(lua_State *L, int arg, const wm_lua_kind *kind) {
+  void *ud = wm_lua_to(L, arg, kind);
+  if (!ud) luaL_typeerror(L, arg, kind->name);
+  return ud;
 }
 
 void wm_lua_set_count(lua_State *L, const char *name, uint64_t value) {

@@ -10,9 +10,9 @@
 #include <string.h>
 
 #include "binding.h"
-#include "message.h"
 
-static const char type_name[] = "wm.message";
+static const wm_lua_kind received = {"wm.message"};
+static const wm_lua_kind outgoing = {"wm.message"};
 
 /* User values of a message. */
 enum {
@@ -24,6 +24,7 @@ enum {
 };
 
 struct wm_lua_message {
+  const wm_lua_kind *kind; /* of the module; first */
   wm_message
       *msg; /* NULL: dropped. Received: the consumer's, while it holds what it was handed out */
   wm_lua_consumer *con; /* NULL: made to be published */
@@ -39,44 +40,44 @@ struct wm_lua_message {
 
 /* ---- making and finding --------------------------------------------------------------------------- */
 
-static wm_lua_message *new_userdata(lua_State *L, size_t uuid_len, size_t position_len) {
-  size_t texts = uuid_len + 1 + position_len + 1;
-  wm_lua_message *ud = lua_newuserdatauv(L, sizeof *ud + texts, VALUE_COUNT);
-  memset(ud, 0, sizeof *ud + texts);
-  ud->uuid_len = uuid_len;
+static wm_lua_message *new_userdata(lua_State *L, const wm_lua_kind *kind, wm_slice uuid,
+                                    wm_slice position) {
+  size_t size = sizeof(wm_lua_message) + uuid.len + 1 + position.len + 1;
+  wm_lua_message *ud = lua_newuserdatauv(L, size, VALUE_COUNT);
+  *ud = (wm_lua_message){.kind = kind, .uuid_len = uuid.len};
+  memcpy(ud->data, uuid.data, uuid.len);
+  ud->data[uuid.len] = '\0';
+  memcpy(ud->data + uuid.len + 1, position.data, position.len);
+  ud->data[uuid.len + 1 + position.len] = '\0';
+  lua_pushvalue(L, UPVALUE(kind == &received ? UP_RECEIVED : UP_OUTGOING));
+  lua_setmetatable(L, -2);
   return ud;
 }
 
 void wm_lua_push_received(lua_State *L, int consumer, wm_lua_consumer *con, wm_message *msg,
                           uint32_t slot) {
-  wm_slice uuid = wm_message_uuid(msg);
   const char *position = wm_message_position(msg);
-  size_t position_len = strlen(position);
-  wm_lua_message *ud = new_userdata(L, uuid.len, position_len);
-  memcpy(ud->data, uuid.data, uuid.len);
-  memcpy(ud->data + uuid.len + 1, position, position_len);
+  wm_lua_message *ud =
+      new_userdata(L, &received, wm_message_uuid(msg), (wm_slice){position, strlen(position)});
   ud->msg = msg;
   ud->con = con;
   ud->slot = slot;
   ud->attempt = wm_message_attempt(msg);
   ud->failures = wm_message_failures(msg);
   ud->time = wm_message_time(msg);
-  ud->undecodable = msg->undecodable;
+  ud->undecodable = wm_message_undecodable(msg);
   lua_pushvalue(L, consumer);
   lua_setiuservalue(L, -2, VALUE_OWNER);
-  lua_pushvalue(L, UPVALUE(UP_RECEIVED));
-  lua_setmetatable(L, -2);
 }
 
 wm_lua_message *wm_lua_to_message(lua_State *L, int index) {
-  if (wm_lua_has_metatable(L, index, UP_RECEIVED) || wm_lua_has_metatable(L, index, UP_OUTGOING))
-    return lua_touserdata(L, index);
-  return NULL;
+  wm_lua_message *ud = wm_lua_to(L, index, &received);
+  return ud ? ud : wm_lua_to(L, index, &outgoing);
 }
 
 static wm_lua_message *check_message(lua_State *L, int arg) {
   wm_lua_message *ud = wm_lua_to_message(L, arg);
-  if (!ud) luaL_typeerror(L, arg, type_name);
+  if (!ud) luaL_typeerror(L, arg, received.name);
   return ud;
 }
 
@@ -299,7 +300,7 @@ static int message_tostring(lua_State *L) {
   wm_lua_message *ud = check_message(L, 1);
   push_topic(L, 1, ud);
   const char *topic = lua_tostring(L, -1);
-  lua_pushfstring(L, "%s: %s%s%s", type_name, topic ? topic : "", topic ? "/" : "", ud->data);
+  lua_pushfstring(L, "%s: %s%s%s", received.name, topic ? topic : "", topic ? "/" : "", ud->data);
   if (ud->con) {
     lua_pushfstring(L, " attempt %d", (int)ud->attempt);
     lua_concat(L, 2);
@@ -319,11 +320,9 @@ static int settled(lua_State *L, wm_lua_message *ud, bool first, char as) {
 
 /* A message of the router's that it settles; raises for one that was not received. */
 static wm_lua_message *check_received(lua_State *L) {
-  if (wm_lua_has_metatable(L, 1, UP_RECEIVED)) return lua_touserdata(L, 1);
-  luaL_argcheck(L, !wm_lua_to_message(L, 1), 1,
+  luaL_argcheck(L, !wm_lua_to(L, 1, &outgoing), 1,
                 "only a received message can be settled; this one was made to be published");
-  luaL_typeerror(L, 1, type_name);
-  return NULL;
+  return wm_lua_check(L, 1, &received);
 }
 
 static int ack(lua_State *L) {
@@ -394,8 +393,7 @@ static int dead(lua_State *L) {
 /* ---- messages to publish -------------------------------------------------------------------------------- */
 
 static int message_gc(lua_State *L) {
-  if (!wm_lua_has_metatable(L, 1, UP_OUTGOING)) return 0;
-  wm_lua_message *ud = lua_touserdata(L, 1);
+  wm_lua_message *ud = wm_lua_check(L, 1, &outgoing);
   wm_message_release(ud->msg);
   ud->msg = NULL;
   return 0;
@@ -463,11 +461,8 @@ static int new_message(lua_State *L) {
     wm_uuid(made);
     uuid = made;
   }
-  size_t uuid_len = strlen(uuid);
-  wm_lua_message *ud = new_userdata(L, uuid_len, 0);
-  memcpy(ud->data, uuid, uuid_len);
-  lua_pushvalue(L, UPVALUE(UP_OUTGOING));
-  lua_setmetatable(L, -2);
+  wm_lua_message *ud =
+      new_userdata(L, &outgoing, (wm_slice){uuid, strlen(uuid)}, (wm_slice){"", 0});
   if (topic) {
     lua_pushvalue(L, 4);
     lua_setiuservalue(L, -2, VALUE_OWNER);
@@ -542,7 +537,7 @@ void wm_lua_message_open(lua_State *L, int core, int up) {
   static const luaL_Reg methods[] = {{"ack", ack}, {"nack", nack}, {NULL, NULL}};
   static const luaL_Reg index[] = {{"__index", message_index}, {NULL, NULL}};
   static const luaL_Reg both[] = {{"__tostring", message_tostring}, {NULL, NULL}};
-  static const luaL_Reg outgoing[] = {{"__gc", message_gc}, {NULL, NULL}};
+  static const luaL_Reg finalizer[] = {{"__gc", message_gc}, {NULL, NULL}};
 
   make_metadata(L, up);
   wm_lua_functions(L, core, functions, up, 0);
@@ -552,13 +547,13 @@ void wm_lua_message_open(lua_State *L, int core, int up) {
   wm_lua_functions(L, table, methods, up, 0);
   for (int kind = UP_RECEIVED; kind <= UP_OUTGOING; kind++) {
     int meta = up + kind - UP_STATE;
-    wm_lua_name(L, meta, type_name);
+    wm_lua_name(L, meta, received.name);
     wm_lua_functions(L, meta, both, up, 0);
     push_fields(L);
     lua_pushvalue(L, table);
     wm_lua_functions(L, meta, index, up, 2);
   }
-  wm_lua_functions(L, up + UP_OUTGOING - UP_STATE, outgoing, up, 0);
+  wm_lua_functions(L, up + UP_OUTGOING - UP_STATE, finalizer, up, 0);
   lua_setfield(L, -2, "message");
   lua_pop(L, 1);
 }

@@ -9,9 +9,10 @@
 
 #include "binding.h"
 
-static const char type_name[] = "wm.publisher";
+static const wm_lua_kind kind = {"wm.publisher"};
 
 struct wm_lua_publisher {
+  const wm_lua_kind *kind; /* of the module; first */
   wm_lua_state *st;
   wm_publisher *pub;              /* NULL: closed */
   wm_lua_op *end;                 /* of its close, until that begins */
@@ -148,10 +149,7 @@ static size_t count_parts(const batch *all) {
 
 /* ---- publishing ----------------------------------------------------------------------------------------- */
 
-static wm_lua_publisher *check_publisher(lua_State *L) {
-  if (!wm_lua_has_metatable(L, 1, UP_PUBLISHER)) luaL_typeerror(L, 1, type_name);
-  return lua_touserdata(L, 1);
-}
+static wm_lua_publisher *check_publisher(lua_State *L) { return wm_lua_check(L, 1, &kind); }
 
 /* One that was not closed; raises. */
 static wm_lua_publisher *check_open(lua_State *L) {
@@ -305,7 +303,7 @@ enum { PUBLISHER_URL = 1 }; /* user value: the masked URL */
 static int publisher_tostring(lua_State *L) {
   wm_lua_publisher *pub = check_publisher(L);
   lua_getiuservalue(L, 1, PUBLISHER_URL);
-  lua_pushfstring(L, "%s: %s%s", type_name, lua_tostring(L, -1), pub->pub ? "" : " (closed)");
+  lua_pushfstring(L, "%s: %s%s", kind.name, lua_tostring(L, -1), pub->pub ? "" : " (closed)");
   return 1;
 }
 
@@ -316,7 +314,7 @@ static int new_publisher(lua_State *L) {
   const char *url = wm_lua_text(L, 1);
   lua_settop(L, 2);
   wm_lua_publisher *pub = lua_newuserdatauv(L, sizeof *pub, PUBLISHER_URL);
-  *pub = (wm_lua_publisher){.st = st};
+  *pub = (wm_lua_publisher){.kind = &kind, .st = st};
   wm_lua_push_masked(L, url);
   lua_setiuservalue(L, -2, PUBLISHER_URL);
   lua_pushvalue(L, UPVALUE(UP_PUBLISHER));
@@ -354,7 +352,7 @@ void wm_lua_publisher_open(lua_State *L, int core, int up) {
                                             {NULL, NULL}};
   static const luaL_Reg batch_functions[] = {{"__gc", batch_gc}, {NULL, NULL}};
   int meta = up + UP_PUBLISHER - UP_STATE;
-  wm_lua_name(L, meta, type_name);
+  wm_lua_name(L, meta, kind.name);
   wm_lua_functions(L, core, functions, up, 0);
   wm_lua_functions(L, meta, meta_functions, up, 0);
   wm_lua_functions(L, up + UP_BATCH - UP_STATE, batch_functions, up, 0);
