@@ -35,11 +35,24 @@ int wm_cond_init(pthread_cond_t *cond) {
   return rc == 0 ? WM_OK : WM_NOMEM;
 }
 
+static struct timespec timespec_of(int64_t ms) {
+  if (ms < 0) ms = 0;
+  return (struct timespec){.tv_sec = ms / MS, .tv_nsec = ms % MS * NS_OF_MS};
+}
+
 bool wm_cond_wait_until(pthread_cond_t *cond, pthread_mutex_t *lock, int64_t until_ms) {
   if (until_ms == INT64_MAX) return pthread_cond_wait(cond, lock) == 0;
-  if (until_ms < 0) until_ms = 0;
-  struct timespec t = {.tv_sec = until_ms / MS, .tv_nsec = until_ms % MS * NS_OF_MS};
+  struct timespec t = timespec_of(until_ms);
   return pthread_cond_timedwait(cond, lock, &t) == 0;
+}
+
+bool wm_sem_wait_until(sem_t *sem, int64_t until_ms) {
+  struct timespec t = timespec_of(until_ms);
+  int rc;
+  do
+    rc = until_ms == INT64_MAX ? sem_wait(sem) : sem_clockwait(sem, CLOCK_MONOTONIC, &t);
+  while (rc != 0 && errno == EINTR);
+  return rc == 0;
 }
 
 /* ---- random bits: xoshiro256** by Blackman and Vigna ---------------------------------------- */

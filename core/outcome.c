@@ -16,7 +16,7 @@ typedef struct tally {
 
 static int code_of(const wm_job *job, const tally *t) {
   if (t->n[WM_RESULT_REFUSED]) return WM_REFUSED;
-  if (job->end == WM_JOB_HALTED) return WM_DENIED;
+  if (job->end == WM_JOB_HALTED && t->n[WM_RESULT_NOT_SENT]) return WM_DENIED;
   if (t->n[WM_RESULT_UNKNOWN]) return WM_UNKNOWN;
   return job->end == WM_JOB_CUT ? WM_CLOSED : WM_NOT_SENT;
 }
@@ -31,8 +31,8 @@ static void say_why(const wm_job *job, const tally *t, char *out, size_t size) {
   const char *cause = job->cause ? job->cause->text : "";
   if (t->n[WM_RESULT_REFUSED] || job->end == WM_JOB_HALTED) {
     if (!*cause) cause = "the broker gave no reason";
-    snprintf(out, size, "%s: %.*s", t->n[WM_RESULT_REFUSED] ? "refused" : "denied", shown(cause),
-             cause);
+    bool denied = code_of(job, t) == WM_DENIED;
+    snprintf(out, size, "%s: %.*s", denied ? "denied" : "refused", shown(cause), cause);
     return;
   }
   char what[80] = "no confirmation";

@@ -2,6 +2,7 @@
  * sender.c - see sender.h: the queue, who leads, the thread. What a leader does with the queue is in
  * sender_batch.c.
  */
+#include <stdatomic.h>
 #include <stdlib.h>
 
 #include "clock.h"
@@ -12,41 +13,29 @@
 
 typedef enum wake_up { SLEEP, FINISHED, LEAD } wake_up;
 
-/* Each has a lock of its own, so that those who are woken together do not meet at the sender's. */
+/* A semaphore each: those who are woken together meet at no lock. A condition with a lock each cost a quarter more
+ * processor time with fifty callers. */
 typedef struct wm_waiter {
-  pthread_mutex_t lock; /* guards `word` */
-  pthread_cond_t cond;
-  wake_up word;
+  sem_t woken;
+  atomic_int word; /* wake_up */
 } wm_waiter;
 
 static int waiter_init(wm_waiter *w) {
-  w->word = SLEEP;
-  if (wm_cond_init(&w->cond) != WM_OK) return WM_NOMEM;
-  pthread_mutex_init(&w->lock, NULL);
-  return WM_OK;
+  atomic_init(&w->word, SLEEP);
+  return sem_init(&w->woken, 0, 0) == 0 ? WM_OK : WM_NOMEM;
 }
 
-static void waiter_destroy(wm_waiter *w) {
-  pthread_mutex_destroy(&w->lock);
-  pthread_cond_destroy(&w->cond);
-}
+static void waiter_destroy(wm_waiter *w) { sem_destroy(&w->woken); }
 
 static wake_up waiter_wait(wm_waiter *w, int64_t until) {
-  pthread_mutex_lock(&w->lock);
-  while (w->word == SLEEP && wm_cond_wait_until(&w->cond, &w->lock, until)) {
-  }
-  wake_up word = w->word;
-  w->word = SLEEP;
-  pthread_mutex_unlock(&w->lock);
-  return word;
+  if (!wm_sem_wait_until(&w->woken, until)) return SLEEP;
+  return (wake_up)atomic_exchange(&w->word, SLEEP);
 }
 
 /* The waiter may be gone when this returns. */
 static void waiter_wake(wm_waiter *w, wake_up word) {
-  pthread_mutex_lock(&w->lock);
-  w->word = word;
-  pthread_cond_signal(&w->cond);
-  pthread_mutex_unlock(&w->lock);
+  atomic_store(&w->word, word);
+  sem_post(&w->woken);
 }
 
 /* ---- the queue ------------------------------------------------------------------------------ */
