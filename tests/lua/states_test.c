@@ -140,6 +140,69 @@ static void what_was_held_is_given_back_when_the_state_has_ended(void **state) {
   lua_close(keeper);
 }
 
+/* ---- no memory --------------------------------------------------------------------------------------- */
+
+/* Allocations up to the first that fails; 0: none does. */
+static size_t until_failure;
+
+static void *failing_allocator(void *arg, void *block, size_t old_size, size_t size) {
+  (void)arg;
+  (void)old_size;
+  if (size == 0) {
+    free(block);
+    return NULL;
+  }
+  if (until_failure > 0 && --until_failure == 0) {
+    until_failure = 1; /* so do all after it */
+    return NULL;
+  }
+  return realloc(block, size);
+}
+
+/* One after the other, each allocation of a program fails. The message that it reads is still there for the next
+ * one; what leaks the sanitizer tells. */
+static void want_of_memory_loses_no_message(void **state) {
+  (void)state;
+  lua_State *keeper = new_state(NULL);
+  run(keeper, helpers);
+  run(keeper, "con, id = core.subscribe(URL, 'tight', { group = 'g' }, 'x') assert(finish(id))\n"
+              "finish(con:close(0))\n"
+              "pub = core.publisher(URL)\n"
+              "assert(pub:publish_blocking('tight', core.message('x', { a = '1' })))");
+  int status = LUA_ERRMEM;
+  for (size_t nth = 1; status != LUA_OK; nth++) {
+    lua_State *L = lua_newstate(failing_allocator, NULL);
+    luaL_openlibs(L);
+    luaL_requiref(L, "wm.core", luaopen_wm_core, 0);
+    lua_setglobal(L, "core");
+    lua_pushstring(L, URL);
+    lua_setglobal(L, "URL");
+    assert_int_equal(
+        luaL_loadstring(L, "local pub = core.publisher(URL)\n"
+                           "pub:publish_blocking('out', { 'x', core.message('y'), 1 })\n"
+                           "pub:send('out', { 'x', core.message('y', { b = '2' }) })\n"
+                           "local con = core.subscribe(URL, 'tight', { group = 'g' }, 'x')\n"
+                           "local msg = con:wait(20)\n"
+                           "assert(msg.payload == 'x' and msg.metadata.a == '1')\n"
+                           "local first = msg:nack{ delay = 0 }\n"
+                           "assert(first)\n"
+                           "msg = con:wait(20)\n"
+                           "pub:publish_blocking('out', { msg })\n"
+                           "con:close(0)\n"
+                           "pub:close(20)\n"
+                           "while core.completed() do end\n"),
+        LUA_OK);
+    until_failure = nth;
+    status = lua_pcall(L, 0, 0, 0);
+    until_failure = 0;
+    if (status != LUA_OK) assert_non_null(strstr(lua_tostring(L, -1), "memory"));
+    lua_close(L);
+  }
+  run(keeper, "con = core.subscribe(URL, 'tight', { group = 'g' }, 'x')\n"
+              "assert(con:wait(20).payload == 'x')\n");
+  lua_close(keeper);
+}
+
 /* ---- a host -------------------------------------------------------------------------------------------- */
 
 typedef struct host {
@@ -313,6 +376,7 @@ int main(void) {
       cmocka_unit_test(a_state_may_end_while_operations_are_under_way),
       cmocka_unit_test(what_was_sent_is_stored_when_the_state_has_ended),
       cmocka_unit_test(what_was_held_is_given_back_when_the_state_has_ended),
+      cmocka_unit_test(want_of_memory_loses_no_message),
       cmocka_unit_test(a_host_is_asked_and_told),
       cmocka_unit_test(events_of_a_host_are_told_in_order),
       cmocka_unit_test(a_host_owns_the_subscriptions),
