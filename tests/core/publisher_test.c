@@ -368,48 +368,43 @@ static void a_refusal_is_final_and_of_its_message_alone(void **state) {
   close_pub(pub);
 }
 
-/* Call 0: 0 stored, 1 not sent, 2 unknown, 3 stored; call 1: 1 stored, 2 not sent (stays unknown); then all. */
+static wm_publisher *failing_pub;
+
+/* The batch of four: 0 stored, 1 not sent, 2 unknown, 3 stored, and meanwhile something new comes. The next
+ * one: 1 stored, 2 not sent. Then all. */
 static int fail_in_the_middle(size_t call, const wm_outgoing *out, size_t n, wm_result *results,
                               wm_error *e) {
   (void)out;
-  if (call == 0 && n == 4) {
-    results[1] = WM_RESULT_NOT_SENT;
-    results[2] = WM_RESULT_UNKNOWN;
-  } else if (call == 1) {
-    results[1] = WM_RESULT_NOT_SENT;
-  } else {
-    return WM_OK;
-  }
+  if (call == 0 || call > 2) return WM_OK;
+  if (call == 1 && publish_async(failing_pub, "new") != WM_OK) abort();
+  results[1] = WM_RESULT_NOT_SENT;
+  if (n > 2) results[2] = WM_RESULT_UNKNOWN;
   return wm_fail_with(e, WM_UNREACHABLE, "connection lost");
 }
 
 static void what_failed_is_repeated_in_order_before_all_else(void **state) {
   (void)state;
   wm_message *msgs[4];
-  wm_result results[4];
-  wm_publisher *pub = open_at("script:");
+  failing_pub = open_at("script:");
   make(msgs, 4);
   answer_with(fail_in_the_middle);
   shut_gate();
-  assert_int_equal(publish_async(pub, "later"), WM_OK); /* is call 0 */
+  assert_int_equal(publish_async(failing_pub, "first"), WM_OK);
   wait_for_calls(1);
-  assert_int_equal(wm_publish_async(pub, "orders", msgs, 4, tell, NULL, &err), WM_OK);
-  pthread_mutex_lock(&script.lock);
-  script.calls = 0; /* so that the four are it */
-  pthread_mutex_unlock(&script.lock);
+  assert_int_equal(wm_publish_async(failing_pub, "orders", msgs, 4, tell, NULL, &err), WM_OK);
   open_gate();
-  wait_for_calls(2);
-  assert_int_equal(publish(pub, "last"), WM_OK);
-  wait_until_told(2);
-  assert_int_equal(script.sizes[1], 2); /* 1 and 2 alone, whatever came meanwhile */
-  const char *order[] = {"later", "0", "3", "1", "2", "last"};
+  wait_until_told(3);
+  const char *order[] = {"first", "0", "3", "1", "2", "new"};
+  const size_t sizes[] = {1, 4, 2, 1, 1};
+  assert_int_equal(script.calls, 5);
+  for (size_t i = 0; i < 5; i++)
+    assert_int_equal(script.sizes[i], sizes[i]);
   assert_int_equal(script.n_stored, 6);
   for (size_t i = 0; i < 6; i++)
     stored_is(i, order[i]);
-  assert_int_equal(told.codes[0], 2);
-  (void)results;
+  assert_int_equal(told.codes[0], 3);
   drop(msgs, 4);
-  close_pub(pub);
+  close_pub(failing_pub);
 }
 
 static int unknown_once(size_t call, const wm_outgoing *out, size_t n, wm_result *results,
@@ -668,15 +663,34 @@ static void a_batch_is_not_cut_short_by_who_has_no_time_left(void **state) {
   close_pub(hasty);
 }
 
+/* A publisher that has all the time, with one message that has failed so often that the next try is more than a
+ * second away. */
+static wm_publisher *open_failing(void) {
+  wm_publisher *patient = open_at("script:?timeout=1h");
+  answer_with(refuse_connections);
+  assert_int_equal(publish_async(patient, "x"), WM_OK);
+  wait_for_calls(6);
+  return patient;
+}
+
+static void who_has_no_time_for_the_next_try_is_told_before(void **state) {
+  (void)state;
+  wm_publisher *patient = open_failing(), *hasty = open_at("script:?timeout=20ms");
+  assert_int_equal(publish_async(hasty, "x"), WM_OK);
+  wait_until_told(1);
+  assert_int_equal(script.calls, 6);
+  assert_int_equal(told.codes[-WM_NOT_SENT], 1);
+  close_pub(hasty);
+  assert_int_equal(wm_publisher_close(patient, 0), WM_TIMEOUT);
+}
+
 static void after_a_pause_the_first_try_comes_at_once(void **state) {
   (void)state;
-  wm_publisher *pub = open_at("script:?timeout=400ms");
-  answer_with(refuse_connections);
-  assert_int_equal(publish(pub, "x"), WM_NOT_SENT); /* by now the next try is some time away */
+  wm_publisher *patient = open_failing(), *pub = open_at("script:?timeout=1s");
+  assert_int_equal(wm_publisher_close(patient, 0), WM_TIMEOUT);
   answer_with(NULL);
-  size_t before = script.calls;
-  assert_int_equal(publish(pub, "y"), WM_OK);
-  assert_int_equal(script.calls, before + 1);
+  assert_int_equal(publish(pub, "x"), WM_OK);
+  assert_int_equal(script.calls, 7);
   close_pub(pub);
 }
 
@@ -998,6 +1012,7 @@ static void publishers_come_and_go(void **state) {
     pthread_join(threads[i], NULL);
   assert_int_equal(script.n_stored, THREADS * 200);
   assert_int_equal(told.n, THREADS * 100);
+  assert_false(script.overlapped);
   assert_int_equal(script.opened, script.closed);
 }
 
@@ -1024,6 +1039,7 @@ int main(void) {
       T(over_queue_bytes_async_refuses_and_blocking_waits),
       T(a_short_timeout_does_not_wait_for_others_batches),
       T(a_batch_is_not_cut_short_by_who_has_no_time_left),
+      T(who_has_no_time_for_the_next_try_is_told_before),
       T(after_a_pause_the_first_try_comes_at_once),
       T(an_outage_is_logged_once_and_so_is_its_end),
       T(a_callback_may_publish_again),
