@@ -79,7 +79,7 @@ int wm_job_outcome(const wm_job *job, wm_error *err) {
   for (size_t i = 0; i < job->n; i++)
     t.n[job->results[i]]++;
   if (t.n[WM_STORED] == job->n) return WM_OK;
-  char why[700], parts[200] = "";
+  char why[700], parts[256] = "";
   say_why(job, &t, why, sizeof why);
   if (job->n > 1) say_parts(job, &t, parts, sizeof parts);
   return wm_fail_with(err, code_of(job, &t), "publish to '%s' on %s: %s%s%s", job->topic,
