@@ -6,6 +6,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 static bool start(broker *b, char *why) {
   (void)why;
@@ -16,7 +17,14 @@ static bool start(broker *b, char *why) {
 #ifdef WM_WITH_SQLITE
 #include <sqlite3.h>
 
-enum { BUSY_MS = 10000 };
+enum { BUSY_MS = 20000, PAUSE_US = 300 };
+
+/* SQLite's own pauses grow to 100 ms: too long to find a gap among many that ask as often as the library. */
+static int on_busy(void *until, int tries) {
+  (void)tries;
+  nanosleep(&(struct timespec){.tv_nsec = PAUSE_US * 1000}, NULL);
+  return broker_now_ms() < *(long long *)until;
+}
 
 static bool run(const char *url, const char *sql, char *why) {
   char path[512];
@@ -25,7 +33,8 @@ static bool run(const char *url, const char *sql, char *why) {
   sqlite3 *db;
   char *error = NULL;
   bool good = sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE, NULL) == SQLITE_OK;
-  sqlite3_busy_timeout(db, BUSY_MS);
+  long long until = broker_now_ms() + BUSY_MS;
+  sqlite3_busy_handler(db, on_busy, &until);
   if (good) good = sqlite3_exec(db, sql, NULL, NULL, &error) == SQLITE_OK;
   if (!good) snprintf(why, BROKER_WHY, "%s: %s", sql, error ? error : sqlite3_errmsg(db));
   sqlite3_free(error);

@@ -380,10 +380,11 @@ static bool owes(const judge *j, const group *g, const message *m) {
 
 static bool lives(const judge *j, uint32_t c) { return j->consumers[c].alive && !j->consumers[c].paused; }
 
+/* Is there something that has been waiting for long? */
 static bool has_backlog(const judge *j, const group *g, int64_t now) {
   for (size_t i = 0; i < j->n_messages; i++) {
     const copy *x = &g->copies[i];
-    if (!owes(j, g, &j->messages[i]) || j->messages[i].ended > now || x->fate == ACKED) continue;
+    if (!owes(j, g, &j->messages[i]) || j->messages[i].ended > now - j->stuck || x->fate == ACKED) continue;
     if (x->fate == IN_HAND && lives(j, x->holder)) continue;
     if (wiped_since(j, j->messages[i].published, now)) continue;
     return true;

@@ -41,7 +41,7 @@ const row *row_find(const char *name);
 /* ---- a test ------------------------------------------------------------------------------------------- */
 
 enum test_flag {
-  OWN_BROKER = 1 << 0, /* kills it, so it has one of its own */
+  OWN_BROKER = 1 << 0, /* kills it, or stops a process that may have it locked: it has one of its own */
   PROCESSES = 1 << 1,  /* several processes share the broker */
   FOREIGN = 1 << 2,    /* needs broker_kind.write_foreign */
   WIPE = 1 << 3        /* needs broker_kind.wipe */
