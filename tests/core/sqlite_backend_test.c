@@ -1044,6 +1044,53 @@ static void a_lock_that_lasts_is_an_outage(void **state) {
   close_conn(conn);
 }
 
+typedef struct locker {
+  wm_sqlite_hub *hub;
+  sqlite3 *db;
+} locker;
+
+/* Ends its transaction some time after somebody has begun to wait for it. */
+static void *unlock_later(void *arg) {
+  locker *l = arg;
+  for (bool led = false; !led; pause_a_little()) {
+    pthread_mutex_lock(&l->hub->lock);
+    led = l->hub->led;
+    pthread_mutex_unlock(&l->hub->lock);
+  }
+  poll(NULL, 0, 500);
+  run_on(l->db, "COMMIT");
+  return NULL;
+}
+
+static void nobody_is_taken_over_for_a_lock_that_was_not_his(void **state) {
+  (void)state;
+  void *conn = open_conn();
+  wm_sink *a = new_sink(), *b = new_sink();
+  bool lost[2];
+  publish(conn, "t", 2, 10);
+  wm_sqlite_sub *alive = sub_to(conn, "t", 100);
+  void *heir = sub_to(conn, "t", LONG_MS);
+  fetch_all(alive, a, 2);
+  locker l = {alive->hub, admin_open()};
+  run_on(l.db, "BEGIN IMMEDIATE");
+  int64_t ends = wm_epoch_ms() + 150;
+  while (wm_epoch_ms() < ends) /* it could not keep its claims alive */
+    pause_a_little();
+  pthread_t thread;
+  pthread_create(&thread, NULL, unlock_later, &l);
+  OK(B.fetch(heir, 10, 1 << 20, 0, b, &err));
+  pthread_join(thread, NULL);
+  sqlite3_close(l.db);
+  assert_int_equal(b->n, 0);
+  OK(B.touch(alive, a->msgs, 2, lost, &err));
+  assert_false(lost[0] || lost[1]);
+  B.unsubscribe(alive);
+  B.unsubscribe(heir);
+  free_sink(a);
+  free_sink(b);
+  close_conn(conn);
+}
+
 static void assert_subscribe_fails(const char *path, int code, const char *text) {
   void *conn, *sub;
   wm_sub_spec spec = {.topic = "t", .group = "g", .takeover_ms = 1000, .member = "m"};
@@ -1428,6 +1475,7 @@ int main(int argc, char **argv) {
       TEST(one_refused_row_leaves_its_neighbours_alone),
       TEST(a_full_disk_is_named_and_tried_again),
       TEST(a_lock_that_lasts_is_an_outage),
+      TEST(nobody_is_taken_over_for_a_lock_that_was_not_his),
       TEST(what_is_no_broker_is_named),
       TEST(missing_rights_are_named),
       TEST(one_file_by_two_names_is_one_hub),

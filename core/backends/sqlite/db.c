@@ -1,14 +1,9 @@
 /*
- * db.c - the file: opening it, its settings, our tables, statements, errors, and the bell beside it. Used by
- * whoever leads the hub's turn, but for wm_sqlite_make_file.
- *
- * <file>-wm is the bell: one byte is written to it after what others wait for, which they notice by inotify.
- * Each process keeps one byte of it locked, far beyond its end: the lock goes with the process, so that others
- * can tell whether it lives.
+ * db.c - the file: making it, opening it, its settings, our tables, transactions, errors. Used by whoever leads
+ * the hub's turn, but for wm_sqlite_make_file.
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -24,54 +19,13 @@
 /* Another process's lock is asked for again after 0.2 to 1 ms, at random: with SQLite's own growing pauses the
  * one that has just released it gets it again nearly always. */
 enum { PAUSE_LEAST_US = 200, PAUSE_MORE_US = 800 };
+/* Who has had it for so long, with nobody else in between, leaves it alone for a moment if others wait. */
+enum { SPENT_MOST_MS = 10, COURTESY_MS = 2 };
 /* Pages in the write-ahead log before they are copied into the file. */
 enum { CHECKPOINT_PAGES = 1000 };
 /* What is left of a log that had grown, bytes. */
 enum { LOG_LIMIT = 64 * 1024 * 1024 };
-enum { SLOT_TRIES = 16 };
 enum { FILE_MODE = 0644 };
-
-static const char *const texts[Q_COUNT] = {
-    [Q_BEGIN] = "BEGIN IMMEDIATE",
-    [Q_COMMIT] = "COMMIT",
-    [Q_ROLLBACK] = "ROLLBACK",
-    [Q_SCHEMA_VERSION] = "PRAGMA schema_version",
-    [Q_DATA_VERSION] = "PRAGMA data_version",
-    [Q_JSON] = WM_SQLITE_JSON_SQL,
-    [Q_TABLE_NAME] = "SELECT name FROM sqlite_master WHERE type='table' AND name=?1 COLLATE NOCASE",
-    [Q_SEQUENCE] = "SELECT seq FROM sqlite_sequence WHERE name=?1",
-    [Q_SEQUENCE_MAKE] = "INSERT INTO sqlite_sequence(name, seq) VALUES(?1, ?2)",
-    [Q_GROUP_MAKE] = "INSERT INTO wm_group(topic, grp, next) VALUES(?1, ?2, ?3)",
-    [Q_GROUP_SAVE] =
-        "UPDATE wm_group SET next=?2, returned=?3, house_until=?4, leader=?5, leader_until=?6"
-        " WHERE id=?1",
-    [Q_GROUP_HIGHEST] = "SELECT max(n) FROM (SELECT max(next) AS n FROM wm_group WHERE topic=?1"
-                        " UNION ALL SELECT max(next) FROM wm_cursor WHERE topic=?1)",
-    [Q_GROUP_FORGET] = "DELETE FROM wm_group WHERE topic=?1",
-    [Q_HELD_ANY] = "SELECT 1 FROM wm_held WHERE grp_id=?1 AND until<?2 AND member<>?3 LIMIT 1",
-    [Q_HELD_OWN] = "SELECT 1 FROM wm_held WHERE grp_id=?1 AND member=?2 LIMIT 1",
-    [Q_HELD_LOWEST] = "SELECT min(\"offset\") FROM wm_held WHERE grp_id=?1",
-    [Q_HELD_COUNT] = "SELECT count(*) FROM wm_held WHERE grp_id=?1 AND \"offset\" BETWEEN ?2 AND "
-                     "?3 AND member=?4",
-    [Q_HELD_ACK] =
-        "DELETE FROM wm_held WHERE grp_id=?1 AND \"offset\" BETWEEN ?2 AND ?3 AND member=?4",
-    [Q_HELD_RELEASE] = "UPDATE wm_held SET member=0, until=0, attempt=?5"
-                       " WHERE grp_id=?1 AND \"offset\" BETWEEN ?2 AND ?3 AND member=?4",
-    [Q_HELD_NOTE] = "UPDATE wm_held SET attempt=?5"
-                    " WHERE grp_id=?1 AND \"offset\" BETWEEN ?2 AND ?3 AND member=?4",
-    [Q_HELD_TOUCH] = "UPDATE wm_held SET until=?5"
-                     " WHERE grp_id=?1 AND \"offset\" BETWEEN ?2 AND ?3 AND member=?4",
-    [Q_HELD_TAKE] = "UPDATE wm_held SET member=?3, until=?4, attempt=attempt+1 WHERE grp_id=?1 AND "
-                    "\"offset\"=?2",
-    [Q_HELD_DROP] = "DELETE FROM wm_held WHERE grp_id=?1 AND \"offset\"=?2",
-    [Q_HELD_LEAVE] = "UPDATE wm_held SET member=0, until=0 WHERE grp_id=?1 AND member=?2",
-    [Q_HELD_ORPHANS] = "DELETE FROM wm_held WHERE grp_id NOT IN (SELECT id FROM wm_group)",
-    [Q_CURSOR_SAVE] = "INSERT INTO wm_cursor(topic, member, next, slot) VALUES(?1, ?2, ?3, ?4)"
-                      " ON CONFLICT DO UPDATE SET next=excluded.next, slot=excluded.slot",
-    [Q_CURSOR_DROP] = "DELETE FROM wm_cursor WHERE topic=?1 AND member=?2",
-    [Q_CURSOR_RESTART] = "UPDATE wm_cursor SET next=0 WHERE topic=?1",
-    [Q_CURSOR_ALL] = "SELECT member, next, slot FROM wm_cursor WHERE topic=?1",
-};
 
 static const char our_tables[] =
     "CREATE TABLE IF NOT EXISTS wm_group(id INTEGER PRIMARY KEY AUTOINCREMENT,"
@@ -177,91 +131,6 @@ bool wm_sqlite_db_broken(const wm_sqlite_db *db) {
   }
 }
 
-/* ---- statements ------------------------------------------------------------------------------- */
-
-sqlite3_stmt *wm_sqlite_prepare(wm_sqlite_db *db, const char *sql) {
-  sqlite3_stmt *stmt = NULL;
-  int rc = sqlite3_prepare_v3(db->handle, sql, -1, SQLITE_PREPARE_PERSISTENT, &stmt, NULL);
-  if (rc != SQLITE_OK) db->code = rc;
-  return stmt;
-}
-
-sqlite3_stmt *wm_sqlite_stmt(wm_sqlite_db *db, enum wm_sqlite_statement q) {
-  if (!db->stmts[q]) db->stmts[q] = wm_sqlite_prepare(db, texts[q]);
-  return db->stmts[q];
-}
-
-static int bind_slice(sqlite3_stmt *stmt, int i, wm_slice s, bool text) {
-  const char *data = s.len ? s.data : "";
-  if (text) return sqlite3_bind_text64(stmt, i, data, s.len, SQLITE_STATIC, SQLITE_UTF8);
-  return sqlite3_bind_blob64(stmt, i, data, s.len, SQLITE_STATIC);
-}
-
-static int bind_all(sqlite3_stmt *stmt, const char *types, va_list args) {
-  int rc = SQLITE_OK;
-  for (int i = 0; types[i] && rc == SQLITE_OK; i++) {
-    if (types[i] == 'i')
-      rc = sqlite3_bind_int64(stmt, i + 1, va_arg(args, int64_t));
-    else if (types[i] == 't')
-      rc = sqlite3_bind_text(stmt, i + 1, va_arg(args, const char *), -1, SQLITE_STATIC);
-    else
-      rc = bind_slice(stmt, i + 1, va_arg(args, wm_slice), types[i] == 's');
-  }
-  return rc;
-}
-
-/* The error's text is that of the connection: it must be read before the reset, which may change it. */
-static int step(wm_sqlite_db *db, sqlite3_stmt *stmt, wm_error *err) {
-  int rc = sqlite3_step(stmt);
-  if (rc == SQLITE_ROW) return 1;
-  int code = rc == SQLITE_DONE ? 0 : wm_sqlite_fail(db, rc, err);
-  sqlite3_reset(stmt);
-  return code;
-}
-
-static int first(wm_sqlite_db *db, sqlite3_stmt *stmt, wm_error *err, const char *types,
-                 va_list args) {
-  if (!stmt) return wm_sqlite_fail(db, db->code, err);
-  int rc = bind_all(stmt, types, args);
-  if (rc != SQLITE_OK) return wm_sqlite_fail(db, rc, err);
-  return step(db, stmt, err);
-}
-
-int wm_sqlite_first(wm_sqlite_db *db, sqlite3_stmt *stmt, wm_error *err, const char *types, ...) {
-  va_list args;
-  va_start(args, types);
-  int rc = first(db, stmt, err, types, args);
-  va_end(args);
-  return rc;
-}
-
-int wm_sqlite_next(wm_sqlite_db *db, sqlite3_stmt *stmt, wm_error *err) {
-  return step(db, stmt, err);
-}
-
-int wm_sqlite_do(wm_sqlite_db *db, sqlite3_stmt *stmt, wm_error *err, const char *types, ...) {
-  va_list args;
-  va_start(args, types);
-  int rc = first(db, stmt, err, types, args);
-  va_end(args);
-  while (rc == 1)
-    rc = step(db, stmt, err);
-  return rc;
-}
-
-int wm_sqlite_number(wm_sqlite_db *db, sqlite3_stmt *stmt, int64_t otherwise, int64_t *out,
-                     wm_error *err, const char *types, ...) {
-  va_list args;
-  *out = otherwise;
-  va_start(args, types);
-  int rc = first(db, stmt, err, types, args);
-  va_end(args);
-  if (rc != 1) return rc;
-  if (sqlite3_column_type(stmt, 0) != SQLITE_NULL) *out = sqlite3_column_int64(stmt, 0);
-  sqlite3_reset(stmt);
-  return WM_OK;
-}
-
 /* ---- waiting for other processes -------------------------------------------------------------- */
 
 static bool may_wait(const wm_sqlite_db *db) {
@@ -273,13 +142,6 @@ static void pause_a_little(void) {
   nanosleep(&(struct timespec){.tv_nsec = us * 1000}, NULL);
 }
 
-static int on_busy(void *arg, int tries) {
-  (void)tries;
-  if (!may_wait(arg)) return 0;
-  pause_a_little();
-  return 1;
-}
-
 /* Runs SQL that SQLite may refuse for a lock without asking on_busy. */
 static int exec(wm_sqlite_db *db, const char *sql, wm_error *err) {
   int rc;
@@ -289,6 +151,48 @@ static int exec(wm_sqlite_db *db, const char *sql, wm_error *err) {
     pause_a_little();
   }
   return WM_OK;
+}
+
+/* ---- transactions ----------------------------------------------------------------------------- */
+
+static int set_durable(wm_sqlite_db *db, bool full, wm_error *err) {
+  if (db->full == full) return WM_OK;
+  int rc = exec(db, full ? "PRAGMA synchronous=FULL" : "PRAGMA synchronous=NORMAL", err);
+  if (rc == WM_OK) db->full = full;
+  return rc;
+}
+
+static int on_busy(void *arg, int tries) {
+  wm_sqlite_db *db = arg;
+  (void)tries;
+  if (!may_wait(db)) return 0;
+  wm_sqlite_bell_wait(db, true);
+  db->spent = 0;
+  pause_a_little();
+  return 1;
+}
+
+/* Those who wait find the file free only by luck while we take it again and again. */
+static void be_courteous(wm_sqlite_db *db) {
+  if (db->spent < SPENT_MOST_MS) return;
+  db->spent = 0;
+  if (wm_sqlite_bell_others_wait(db))
+    nanosleep(&(struct timespec){.tv_nsec = COURTESY_MS * 1000000L}, NULL);
+}
+
+int wm_sqlite_db_begin(wm_sqlite_db *db, bool full, wm_error *err) {
+  be_courteous(db);
+  int rc = set_durable(db, full, err);
+  if (rc == WM_OK) rc = wm_sqlite_do(db, wm_sqlite_stmt(db, Q_BEGIN), err, "");
+  wm_sqlite_bell_wait(db, false);
+  db->began = wm_now_ms();
+  return rc;
+}
+
+int wm_sqlite_db_commit(wm_sqlite_db *db, wm_error *err) {
+  int rc = wm_sqlite_do(db, wm_sqlite_stmt(db, Q_COMMIT), err, "");
+  db->spent += wm_now_ms() - db->began;
+  return rc;
 }
 
 /* ---- the file and what lies beside it ---------------------------------------------------------- */
@@ -332,62 +236,6 @@ int wm_sqlite_make_file(const char *path, wm_error *err) {
 bool wm_sqlite_db_moved(const wm_sqlite_db *db) {
   struct stat st;
   return stat(db->path, &st) != 0 || st.st_ino != db->inode || st.st_dev != db->device;
-}
-
-#ifdef F_OFD_SETLK
-enum { SET_LOCK = F_OFD_SETLK, GET_LOCK = F_OFD_GETLK };
-#else
-enum { SET_LOCK = F_SETLK, GET_LOCK = F_GETLK };
-#endif
-
-static struct flock byte_lock(int64_t slot) {
-  return (struct flock){
-      .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = (off_t)slot, .l_len = 1};
-}
-
-static void take_slot(wm_sqlite_db *db) {
-  for (int i = 0; i < SLOT_TRIES; i++) {
-    db->slot = (int64_t)(wm_random() >> 2) | 1;
-    struct flock lock = byte_lock(db->slot);
-    if (fcntl(db->bell, SET_LOCK, &lock) == 0) return;
-  }
-  wm_log(WM_LOG_WARN,
-         "sqlite: file '%s-wm' cannot be locked (%s): what subscriptions without a group have not "
-         "read may be "
-         "deleted by other processes",
-         db->path, strerror(errno));
-}
-
-bool wm_sqlite_db_lives(const wm_sqlite_db *db, int64_t slot) {
-  if (slot == db->slot) return true;
-  struct flock lock = byte_lock(slot);
-  return fcntl(db->bell, GET_LOCK, &lock) != 0 || lock.l_type != F_UNLCK;
-}
-
-static int open_bell(wm_sqlite_db *db, const struct stat *file, wm_error *err) {
-  char name[4096];
-  snprintf(name, sizeof name, "%s-wm", db->path);
-  db->bell = open(name, O_RDWR | O_CLOEXEC);
-  if (db->bell < 0 && errno == ENOENT) {
-    db->bell = open(name, O_RDWR | O_CREAT | O_CLOEXEC, file->st_mode & 0777);
-    /* Who may use the file may use this, whatever the umask is. */
-    if (db->bell >= 0 && fchmod(db->bell, file->st_mode & 0777) == 0 && geteuid() == 0 &&
-        fchown(db->bell, file->st_uid, file->st_gid) != 0)
-      wm_log(WM_LOG_DEBUG, "sqlite: file '%s' keeps its owner: %s", name, strerror(errno));
-  }
-  if (db->bell < 0)
-    return wm_fail_with(
-        err, errno == EACCES || errno == EPERM || errno == EROFS ? WM_DENIED : WM_UNREACHABLE,
-        "file '%s' cannot be opened: %s; it must be as writable as the one it belongs to", name,
-        strerror(errno));
-  take_slot(db);
-  return WM_OK;
-}
-
-void wm_sqlite_db_ring(wm_sqlite_db *db) {
-  /* Without it the others find out a little later. */
-  if (pwrite(db->bell, "!", 1, 0) < 0)
-    wm_log(WM_LOG_DEBUG, "sqlite: file '%s-wm': %s", db->path, strerror(errno));
 }
 
 static void warn_of_network(const char *path) {
@@ -475,7 +323,7 @@ int wm_sqlite_db_open(wm_sqlite_db *db, wm_error *err) {
   if ((rc = exec(db, settings, err)) != WM_OK) goto fail;
   db->full = false;
   if ((rc = make_tables(db, err)) != WM_OK) goto fail;
-  if ((rc = open_bell(db, &st, err)) != WM_OK) goto fail;
+  if ((rc = wm_sqlite_bell_open(db, &st, err)) != WM_OK) goto fail;
   warn_of_network(db->path);
   return WM_OK;
 fail:
@@ -494,11 +342,4 @@ void wm_sqlite_db_close(wm_sqlite_db *db) {
   }
   db->handle = NULL;
   db->bell = -1;
-}
-
-int wm_sqlite_db_durable(wm_sqlite_db *db, bool full, wm_error *err) {
-  if (db->full == full) return WM_OK;
-  int rc = exec(db, full ? "PRAGMA synchronous=FULL" : "PRAGMA synchronous=NORMAL", err);
-  if (rc == WM_OK) db->full = full;
-  return rc;
 }

@@ -79,13 +79,14 @@ static bool scan_is_due(const wm_sqlite_sub *s, const wm_sqlite_state *g) {
 /* What ends before this may be taken: who has just got the lease takes everything, nobody else may work on it. */
 static int64_t ended_before(const wm_sqlite_hub *h, const wm_sqlite_sub *s,
                             const wm_sqlite_state *g) {
-  return s->exclusive && g->leader != s->member ? INT64_MAX : h->now;
+  return s->exclusive && g->leader != s->member ? INT64_MAX : wm_sqlite_ended_before(h);
 }
 
 /* May this member claim anything now? */
 static bool stands_by(const wm_sqlite_hub *h, const wm_sqlite_sub *s, const wm_sqlite_state *g) {
   if (wm_sqlite_group_is_foreign(h, g)) return true;
-  return s->exclusive && g->leader && g->leader != s->member && g->leader_until > h->now;
+  return s->exclusive && g->leader && g->leader != s->member &&
+         g->leader_until > wm_sqlite_ended_before(h);
 }
 
 static int64_t next_of(const wm_sqlite_state *g) { return g->acked > g->next ? g->acked : g->next; }

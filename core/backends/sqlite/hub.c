@@ -181,9 +181,7 @@ static int begin(wm_sqlite_hub *h, bool durable, int64_t give_up, const atomic_b
   h->db.give_up = give_up;
   h->db.stop = stop;
   h->db.code = SQLITE_OK;
-  int rc = wm_sqlite_db_durable(&h->db, durable, err);
-  if (rc == WM_OK) rc = wm_sqlite_do(&h->db, wm_sqlite_stmt(&h->db, Q_BEGIN), err, "");
-  return rc;
+  return wm_sqlite_db_begin(&h->db, durable, err);
 }
 
 static int run_all(wm_sqlite_hub *h, wm_sqlite_job *batch, bool last, wm_error *err) {
@@ -210,7 +208,7 @@ static void announce(wm_sqlite_hub *h) {
   }
   if (!some) return;
   pthread_mutex_unlock(&h->lock);
-  wm_sqlite_db_ring(&h->db);
+  wm_sqlite_bell_ring(&h->db);
 }
 
 static void roll_back(wm_sqlite_hub *h, wm_sqlite_job *batch) {
@@ -233,7 +231,7 @@ static int transact(wm_sqlite_hub *h, wm_sqlite_job *batch, bool *uncertain, wm_
   if (rc == WM_OK) rc = run_all(h, batch, false, err);
   if (rc == WM_OK) rc = run_all(h, batch, true, err);
   if (rc == WM_OK) {
-    rc = wm_sqlite_do(&h->db, wm_sqlite_stmt(&h->db, Q_COMMIT), err, "");
+    rc = wm_sqlite_db_commit(&h->db, err);
     *uncertain = rc != WM_OK && (h->db.code & 0xff) == SQLITE_IOERR;
   }
   if (rc == WM_OK)
@@ -262,6 +260,26 @@ static void carry_out(wm_sqlite_hub *h, wm_sqlite_job *batch, bool durable) {
       job->rc = transact(h, job, &job->uncertain, &job->error);
     job->next = next;
   }
+}
+
+/* ---- claims and long locks -------------------------------------------------------------------- */
+
+/* While the file is locked nobody can keep a claim alive. So for a while after a long lock claims last longer by
+ * as much as it did: their owners, who have waited too, come first. */
+enum { LONG_LOCK_MS = 200, UNSEEN_MS = 1000, GRACE_FOR_MS = 2000, RETRIES_WITHIN_MS = 8000 };
+
+static void note_wait(wm_sqlite_hub *h, int64_t since, bool over) {
+  int64_t now = wm_now_ms();
+  if (h->blocked_at && since - h->blocked_at < RETRIES_WITHIN_MS) since = h->blocked_since;
+  h->blocked_since = since;
+  h->blocked_at = over ? 0 : now;
+  if (!over || now - since < LONG_LOCK_MS) return;
+  h->grace_ms = now - since + UNSEEN_MS; /* it may have been locked before we wanted it */
+  h->grace_until = now + GRACE_FOR_MS;
+}
+
+int64_t wm_sqlite_ended_before(const wm_sqlite_hub *h) {
+  return wm_now_ms() < h->grace_until ? h->now - h->grace_ms : h->now;
 }
 
 /* ---- turns ------------------------------------------------------------------------------------ */
@@ -306,7 +324,9 @@ static void lead(wm_sqlite_hub *h, wm_sqlite_job *own) {
   if (rc == WM_OK) {
     bool durable = any_durable(h);
     pthread_mutex_unlock(&h->lock);
+    int64_t since = wm_now_ms();
     rc = begin(h, durable, own->give_up, own->stop, &own->error);
+    note_wait(h, since, rc == WM_OK);
     pthread_mutex_lock(&h->lock);
     if (rc == WM_OK) {
       wm_sqlite_job *batch = take(h, false, durable);

@@ -24,7 +24,7 @@ static int lowest_cursor(wm_sqlite_hub *h, wm_sqlite_topic *t, int64_t *out, wm_
   int rc = wm_sqlite_first(&h->db, stmt, err, "t", t->name);
   for (; rc == 1; rc = wm_sqlite_next(&h->db, stmt, err)) {
     int64_t next = sqlite3_column_int64(stmt, 1);
-    bool lives = wm_sqlite_db_lives(&h->db, sqlite3_column_int64(stmt, 2));
+    bool lives = wm_sqlite_bell_lives(&h->db, sqlite3_column_int64(stmt, 2));
     if (lives && next < *out) *out = next;
     if (!lives && n < sizeof dead / sizeof *dead) dead[n++] = sqlite3_column_int64(stmt, 0);
   }

@@ -4,7 +4,9 @@
  *
  *   backend.c    the contract's struct, options, opening, probing
  *   hub.c        one hub a file and process: the queue of jobs, and turns that carry them out
- *   db.c         the file: opening, settings, statements, errors
+ *   db.c         the file: opening, settings, transactions, errors
+ *   sql.c        statements that name no topic's table
+ *   bell.c       the file beside it: how processes see each other
  *   topic.c      a topic's tables and statements
  *   group.c      a group's row, and where a group begins
  *   publish.c    storing
@@ -28,6 +30,7 @@
 #include <pthread.h>
 #include <sqlite3.h>
 #include <stdatomic.h>
+#include <sys/stat.h>
 #include <sys/types.h>
 
 #include "backend.h"
@@ -112,6 +115,8 @@ typedef struct wm_sqlite_db {
   int bell;                /* <file>-wm: written after what others wait for */
   int64_t slot;            /* the byte of it that stays locked while this process lives */
   bool full;               /* synchronous = FULL, not NORMAL */
+  bool waits;              /* others can see that we wait for the file */
+  int64_t began, spent;    /* of our transactions, since another process had the file; ms */
   int code;                /* SQLite's, of the last failure */
   int64_t give_up;         /* when a wait for another process's lock ends, monotonic ms */
   const atomic_bool *stop; /* ends it earlier; NULL: nothing does */
@@ -126,11 +131,18 @@ void wm_sqlite_db_close(wm_sqlite_db *db);
 bool wm_sqlite_db_moved(const wm_sqlite_db *db);
 /* After this failure it is of no use. */
 bool wm_sqlite_db_broken(const wm_sqlite_db *db);
-/* Between transactions: what a COMMIT waits for. */
-int wm_sqlite_db_durable(wm_sqlite_db *db, bool full, wm_error *err);
-void wm_sqlite_db_ring(wm_sqlite_db *db);
+/* full: the COMMIT waits until it is on disk. */
+int wm_sqlite_db_begin(wm_sqlite_db *db, bool full, wm_error *err);
+int wm_sqlite_db_commit(wm_sqlite_db *db, wm_error *err);
+
+/* bell.c. Opening takes a slot, too. */
+int wm_sqlite_bell_open(wm_sqlite_db *db, const struct stat *file, wm_error *err);
+void wm_sqlite_bell_ring(wm_sqlite_db *db);
 /* Does the process whose slot this is live? */
-bool wm_sqlite_db_lives(const wm_sqlite_db *db, int64_t slot);
+bool wm_sqlite_bell_lives(const wm_sqlite_db *db, int64_t slot);
+/* Says that we wait for the file, or no longer. */
+void wm_sqlite_bell_wait(wm_sqlite_db *db, bool waits);
+bool wm_sqlite_bell_others_wait(const wm_sqlite_db *db);
 
 /* NULL: it could not be prepared; the calls below take that as their failure. */
 sqlite3_stmt *wm_sqlite_stmt(wm_sqlite_db *db, enum wm_sqlite_statement q);
@@ -313,6 +325,9 @@ struct wm_sqlite_hub {
   char created_at[WM_SQLITE_TIME_SIZE];
   wm_sqlite_retention keep; /* copy of retention for this turn */
   wm_sqlite_buf scratch;
+  int64_t blocked_since,
+      blocked_at;                /* when waiting for the file's lock began, and was last given up */
+  int64_t grace_ms, grace_until; /* claims last longer by so much, until then; monotonic ms */
 
   /* watch.c */
   pthread_mutex_t watch_lock; /* guards starting and ending the watcher */
@@ -327,6 +342,8 @@ int wm_sqlite_hub_acquire(wm_sqlite_hub **out, const char *path, wm_sqlite_reten
 void wm_sqlite_hub_release(wm_sqlite_hub *h);
 /* Has it done, by this thread or by another that does others' work at once. */
 int wm_sqlite_submit(wm_sqlite_hub *h, wm_sqlite_job *job, wm_error *err);
+/* For run: what ended before this, ms since the epoch, has ended. */
+int64_t wm_sqlite_ended_before(const wm_sqlite_hub *h);
 /* For run: the transaction has something that subscriptions to t wait for. */
 static inline void wm_sqlite_news(wm_sqlite_topic *t) { t->news = true; }
 
