@@ -1,8 +1,7 @@
 -- broker.lua - which broker is meant where no URL is given.
 
 local core = require "wm.core"
-local failure = require "wm.failure"
-local log = require "wm.log"
+local options = require "wm.options"
 
 local broker = {}
 
@@ -30,9 +29,7 @@ end
 ---@return string url, table opts
 function broker.arguments(what, url, opts)
   if type(url) == "table" and opts == nil then url, opts = nil, url end
-  if url ~= nil and type(url) ~= "string" then
-    failure.raise("%s: URL: a string expected, got %s", what, log.quote(url))
-  end
+  if url ~= nil then options.check_value(what, { name = "URL", unit = "text" }, url) end
   return url or broker.default(), opts or {}
 end
 

@@ -58,7 +58,7 @@ function failure.code_of(value)
   if getmetatable(value) == Error then return value.code end
 end
 
----The stack of a traceback, without its text and up to where this module has called the script.
+---The stack of a traceback, without its text and what in it is this module's.
 ---@param trace string|nil
 ---@return string|nil
 function failure.own_frames(trace)
@@ -66,11 +66,19 @@ function failure.own_frames(trace)
   local stack = trace:match "\n(stack traceback:.*)$" or trace
   local lines = {}
   for line in stack:gmatch "[^\n]+" do
-    if line:find(ours:sub(2), 1, true) then break end
-    lines[#lines + 1] = line
+    if not line:find(ours:sub(2), 1, true) and not line:find("in function 'xpcall'", 1, true) then
+      lines[#lines + 1] = line
+    end
   end
-  if lines[#lines] and lines[#lines]:find("'xpcall'", 1, true) then lines[#lines] = nil end
   return table.concat(lines, "\n")
+end
+
+---As a message handler: the text of an error with the script's part of the stack.
+---@param err any
+---@return string
+function failure.traced(err)
+  local text = tostring(err)
+  return text .. "\n" .. failure.own_frames(debug.traceback("", 2))
 end
 
 ---Raises for what a later version brings.

@@ -21,10 +21,11 @@ local fiber = {}
 ---@field woken boolean       what it waits for has come
 ---@field late boolean        the time was over first
 ---@field stop any            to be raised where it waits, or will wait next
+---@field stopped boolean      that is why it was woken
 ---@field foreign boolean     it has yielded to code that is not ours
 ---@field finished boolean    its body has returned
 ---@field timer table|nil
----@field queue wm.fiber[]|nil  the list that it waits in
+---@field queue wm.fiber[]|nil  the list that it waits in; its abandoned() is called when a wait there was given up
 ---@field id integer|nil      the call whose end it waits for
 ---@field turn integer        counts its waits
 ---@field ok any              of a completion, with err, code, results
@@ -210,7 +211,7 @@ end
 
 local function raise_stop(f)
   local stop = f.stop
-  f.stop = nil
+  f.stop, f.stopped = nil, false
   error(stop, 0)
 end
 
@@ -244,9 +245,10 @@ function fiber.leave(f)
   for i = 1, #queue do
     if queue[i] == f then
       table.remove(queue, i)
-      return
+      break
     end
   end
+  if queue.abandoned and (f.late or f.stopped) then queue.abandoned() end
 end
 
 ---Waits until somebody wakes f. Raises what stops it.
@@ -263,7 +265,7 @@ function fiber.wait(f, timeout)
     park(f)
   end
   fiber.leave(f)
-  if f.stop then raise_stop(f) end
+  if f.stopped then raise_stop(f) end
   return not f.late
 end
 
@@ -281,12 +283,15 @@ function fiber.await(f, id)
   return ok, err, code, results
 end
 
----Raises `err` where f waits, or will wait next.
+---Raises `err` where f waits, or will wait next: also when what it waits for has come already.
 ---@param f wm.fiber
 ---@param err any
 function fiber.stop(f, err)
   f.stop = err
-  if f.parked and not f.woken then wake(f) end
+  if f.parked and not f.woken then
+    f.stopped = true
+    wake(f)
+  end
 end
 
 ---The main chunk, as far as it waits.

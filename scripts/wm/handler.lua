@@ -39,6 +39,7 @@ local BUDGET = loop.BUDGET
 ---@field idle wm.worker[]
 ---@field workers integer
 ---@field starved boolean       the consumer had something while no worker was free
+---@field known boolean         how the subscribing has ended
 ---@field over boolean          no more messages
 ---@field finished boolean      and no worker at work
 ---@field problem { err: string, code: string }|nil  why it never worked
@@ -189,7 +190,7 @@ local function no_more(h)
 end
 
 local function check_finished(h)
-  if not h.over or h.finished or h.workers > #h.idle then return end
+  if not h.over or not h.known or h.finished or h.workers > #h.idle then return end
   h.finished = true
   for i = #h.waiters, 1, -1 do fiber.wake(h.waiters[i]) end
 end
@@ -197,7 +198,7 @@ end
 local function find_work_again(h)
   if h.starved and not h.over then
     h.starved = false
-    h.watch:start()
+    h.watch:start(h)
   end
 end
 
@@ -242,14 +243,19 @@ end
 ---@param h table  the fields that it needs to run
 ---@return wm.handler
 function handler.new(h)
-  h.idle, h.workers, h.starved, h.over, h.finished, h.waiters = {}, 0, false, false, false, {}
+  h.idle, h.workers, h.starved, h.waiters = {}, 0, false, {}
+  h.known, h.over, h.finished = false, false, false
   h.handled, h.failed, h.dropped, h.dead = 0, 0, 0, 0
   return setmetatable(h, Handler)
 end
 
 -- The group exists, or will never.
 function Handler:complete(ok, err, code)
-  if ok or code == "CLOSED" then return end
+  self.known = true
+  if ok or code == "CLOSED" then
+    check_finished(self)
+    return
+  end
   self.problem = { err = err, code = code }
   log.own("error", ("%s: wm.on \"%s\": %s"):format(self.where, self.topic, err), { handler = self.name })
   self.consumer:close(0)
@@ -268,8 +274,8 @@ function Handler:start()
     return
   end
   self.consumer = consumer
-  self.watch = loop.watch(consumer:fd(), hand_out, self)
-  self.watch:start()
+  self.watch = loop.watch(consumer:fd(), hand_out)
+  self.watch:start(self)
   loop.expect(id, self)
 end
 

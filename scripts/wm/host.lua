@@ -135,6 +135,7 @@ local function stop_tasks(me)
   local main = fiber.main()
   task.stop_all(ENDED, function(t) return t ~= me and not t.id end)
   if main.parked and not main.id then fiber.stop(main, ENDED) end
+  task.sleep(0) -- they unwind
   until_done(function(seconds)
     if not main.id and not task.any(function(t) return t ~= me and t.id end) then return true end
     task.sleep(seconds)
@@ -199,7 +200,7 @@ end
 
 local function traceback(err)
   if err == NOT_TO_WAIT or err == ENDED then return err end
-  return debug.traceback(tostring(err), 2)
+  return failure.traced(err)
 end
 
 local function run_until_over()

@@ -116,7 +116,7 @@ local function fill(entry)
 end
 
 local function fill_or_log(entry)
-  local ok, err = xpcall(fill, debug.traceback, entry)
+  local ok, err = xpcall(fill, failure.traced, entry)
   if ok then return end
   log.own("error", ("wm.keep '%s' begins anew: what was kept could not be used: %s"):format(entry.name, err))
 end

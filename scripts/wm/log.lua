@@ -19,7 +19,7 @@ function log.context() end
 ---@param value any
 ---@return string
 function log.quote(value)
-  if type(value) == "string" then return '"' .. value .. '"' end
+  if type(value) == "string" then return '"' .. value:gsub("%c", "?") .. '"' end
   if type(value) == "table" or type(value) == "function" then return "a " .. type(value) end
   return tostring(value)
 end

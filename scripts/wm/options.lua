@@ -17,6 +17,8 @@ local options = {}
 
 -- ---- types ----------------------------------------------------------------------------------------------------
 
+local function is_text(value) return type(value) == "string" and not value:find("\0", 1, true) end
+
 local function is_number(value) return type(value) == "number" and value == value and value ~= math.huge end
 
 -- unit -> what is expected, whether a value is that, and what to write in place of a text.
@@ -27,13 +29,13 @@ local UNITS = {
     function(text) return math.tointeger(tonumber(text)) end },
   bool = { "true or false", function(v) return type(v) == "boolean" end,
     function(text) return ({ ["true"] = "true", ["false"] = "false" })[text] end },
-  text = { "a string", function(v) return type(v) == "string" end },
+  text = { "a string without zero bytes", is_text },
   multiplier = { "a number from 1", function(v) return is_number(v) and v >= 1 end },
   table = { "a table", function(v) return type(v) == "table" end },
   position = { '"oldest", "newest", an epoch or a position',
-    function(v) return type(v) == "string" or is_number(v) end },
-  group = { "a name or false", function(v) return v == false or type(v) == "string" and v ~= "" end },
-  topic_or_false = { "a topic or false", function(v) return v == false or type(v) == "string" and v ~= "" end },
+    function(v) return is_text(v) or is_number(v) end },
+  group = { "a name or false", function(v) return v == false or is_text(v) and v ~= "" end },
+  topic_or_false = { "a topic or false", function(v) return v == false or is_text(v) and v ~= "" end },
   any = { "a value", function() return true end },
 }
 
@@ -149,6 +151,11 @@ function options.check(what, given, help, ...)
     if not def.later then options.check_value(what, def, value) end
   end
 end
+
+---Raises unless topic is text; what its broker allows libwm says.
+---@param what string
+---@param topic any
+function options.check_topic(what, topic) options.check_value(what, { name = "topic", unit = "text" }, topic) end
 
 ---Those of given that libwm understands, as it takes them.
 ---@param given table

@@ -155,7 +155,7 @@ local function by_rules(policy, failures, text, code, forever)
 end
 
 local function by_function(policy, msg, err)
-  local ok, said = xpcall(policy.decide, debug.traceback, msg, err)
+  local ok, said = xpcall(policy.decide, failure.traced, msg, err)
   if not ok then
     log.own("error", ("retry function failed, the default policy decides: %s"):format(tostring(said)))
   elseif fate.is(said) then

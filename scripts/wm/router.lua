@@ -63,7 +63,8 @@ local function check_together(what, topic, all)
     failure.raise("%s: order_by with ordered = false: messages of one key are in order, or they are not", what)
   end
   if all.dead_letter == topic then
-    failure.raise("%s: dead_letter is the handler's own topic: what failed would come back for ever", what)
+    failure.raise("%s: dead_letter is the handler's own topic '%s': what failed would come back for ever; name another "
+      .. "topic, or dead_letter = false", what, topic)
   end
   if all.retry == false and all.dead_letter == false then
     failure.raise("%s: retry = false with dead_letter = false leaves nothing to do with a message that failed", what)
@@ -112,11 +113,9 @@ end
 ---@param fn fun(msg: wm.message): any, any, any  with `batch`: a list of messages
 ---@return wm.handler
 function Router:on(topic, opts, fn)
-  if type(topic) ~= "string" then
-    failure.raise("%s.on: topic: a string expected, got %s", self.name, log.quote(topic))
-  end
-  local what = ('%s.on "%s"'):format(self.name, topic)
+  local what = ('%s.on "%s"'):format(self.name, tostring(topic))
   if fn == nil and task.callable(opts) then opts, fn = {}, opts end
+  options.check_topic(self.name .. ".on", topic)
   if opts ~= nil and type(opts) ~= "table" then
     failure.raise("%s: options: a table expected, got %s", what, type(opts))
   end

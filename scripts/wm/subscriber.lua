@@ -25,7 +25,7 @@ local consumer_next, consumer_take, consumer_wait = methods.next, methods.take, 
 ---@field in_flight integer    max_in_flight
 ---@field last any             what was handed out last
 ---@field budget integer       hand-outs until the loop gets its turn
----@field waiters wm.fiber[]
+---@field waiters wm.fiber[]   and what to do when the last of them has given up
 ---@field watch table|nil
 local Subscription = { __name = "wm.subscription" }
 Subscription.__index = Subscription
@@ -58,13 +58,14 @@ local function ended(self)
   for i = #self.waiters, 1, -1 do fiber.wake(self.waiters[i]) end
 end
 
--- The loop holds its subscription weakly: one that nobody else holds is collected, and closed.
-local function readable(box)
-  local self = box[1]
-  if not self then return end
+local function stop_watch_without_waiters(self)
+  if #self.waiters == 0 and self.watch then self.watch:stop() end
+end
+
+local function readable(self)
   local first = self.waiters[1]
   if first then fiber.wake(first) end
-  if #self.waiters == 0 and self.watch then self.watch:stop() end
+  stop_watch_without_waiters(self)
 end
 
 -- One hand-out, or nil and why there is none.
@@ -110,14 +111,11 @@ end
 -- Waits in the loop for something, or until `deadline`.
 local function wait_in_loop(self, deadline)
   local f = fiber.here(NEXT, self.topic)
-  if not self.watch then
-    self.watch = loop.watch(self.consumer:fd(), readable, setmetatable({ self }, { __mode = "v" }))
-  end
+  if not self.watch then self.watch = loop.watch(self.consumer:fd(), readable) end
   while true do
     fiber.prepare(f, self.waiters)
-    self.watch:start()
+    self.watch:start(self)
     local in_time = fiber.wait(f, deadline and math.max(0, deadline - core.clock()))
-    if self.watch and #self.waiters == 0 and not in_time then self.watch:stop() end
     if self.closed then return nil, "CLOSED" end
     local msg, why = take(self)
     if msg or why ~= "TIMEOUT" then return msg, why end
@@ -297,7 +295,7 @@ end
 ---@param opts table|nil  subscription options
 ---@return wm.subscription, nil, nil, wm.subscription
 function Subscriber:subscribe(topic, opts)
-  if type(topic) ~= "string" then failure.raise("sub:subscribe: topic: a string expected, got %s", log.quote(topic)) end
+  options.check_topic("sub:subscribe", topic)
   local what = ('sub:subscribe "%s"'):format(topic)
   if self.closed then failure.raise("%s: the subscriber is closed", what) end
   local set = options.of_core("subscription", self.target)
@@ -308,10 +306,11 @@ function Subscriber:subscribe(topic, opts)
   if not consumer then failure.raise("%s: %s", what, id, code) end
   wait_for_group(f, what, consumer, id, options.number(all, set, self.target, "connect_timeout"))
   local s = setmetatable({
-    closed = false, topic = topic, group = all.group or false, consumer = consumer, waiters = {},
+    closed = false, topic = topic, group = all.group or false, consumer = consumer,
     batch = options.number(all, set, self.target, "batch"), budget = loop.BUDGET,
     in_flight = options.number(all, set, self.target, "max_in_flight"),
   }, Subscription)
+  s.waiters = { abandoned = function() stop_watch_without_waiters(s) end }
   open[s], self.subs[s] = true, true
   return s, nil, nil, s
 end

@@ -11,7 +11,7 @@ local functions = {}
 local sentinel -- collected when the state is closed
 
 local function protected(fn)
-  local ok, err = xpcall(fn, debug.traceback)
+  local ok, err = xpcall(fn, failure.traced)
   if not ok then log.own("error", "wm.on_unload: " .. tostring(err)) end
 end
 

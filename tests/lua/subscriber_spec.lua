@@ -187,7 +187,7 @@ describe("a subscription", function()
     assert.matches("max_in_flight", error_of(function() wm.subscriber("memory:x", { max_in_flight = 0 }) end))
     assert.matches("option 'tx': wmlua %S+ does not have it yet",
       error_of(function() wm.subscriber("memory:x", { tx = true }) end))
-    assert.matches("topic: a string expected", error_of(function() sub:subscribe(nil) end))
+    assert.matches("topic: a string without zero bytes expected, got nil", error_of(function() sub:subscribe(nil) end))
     sub:close()
     assert.matches("the subscriber is closed", error_of(function() sub:subscribe "t" end))
   end)

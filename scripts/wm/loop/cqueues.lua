@@ -62,7 +62,8 @@ local function look()
   end
 end
 
-function Watch:start()
+function Watch:start(arg)
+  self.arg = arg
   if self.slot then return end
   self.slot = #watches + 1
   watches[self.slot] = self
@@ -75,7 +76,7 @@ function Watch:stop()
   watches[slot] = watches[last]
   watches[slot].slot = slot
   watches[last] = nil
-  self.slot = nil
+  self.slot, self.arg = nil, nil
   cqueues.cancel(self.pollfd)
   if pumping then poke:signal() end
 end
@@ -87,7 +88,7 @@ function cq.open(given)
   cq.watch(loop.wake_fd, loop.complete):start()
 end
 
-function cq.watch(fd, fn, arg) return setmetatable({ pollfd = fd, fn = fn, arg = arg }, Watch) end
+function cq.watch(fd, fn) return setmetatable({ pollfd = fd, fn = fn }, Watch) end
 
 function cq.rearm(time)
   at = time

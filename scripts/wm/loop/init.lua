@@ -1,6 +1,7 @@
 -- loop/init.lua - what is the same on every loop: timers, what runs next, and the ends of calls that the C half has
 -- begun. loop/luv.lua, plain.lua and cqueues.lua bring what differs:
---   watch(fd, fn, arg)  a handle with start(), stop(), close(), idempotent; calls enter(fn, arg) while fd is readable
+--   watch(fd, fn)       a handle with start(arg), stop() and close(), idempotent: enter(fn, arg) is called while fd is
+--                       readable, from start to stop. Only so long the loop holds arg.
 --   rearm(at)           calls enter(loop.due) at that time; nil: not at all
 --   hold(bool)          whether the descriptor of completions keeps the loop alive; it is watched in any case
 --   turn()              from the main chunk: runs callbacks, waiting for the first; false: nothing could ever come
@@ -128,12 +129,11 @@ end
 
 -- ---- for the rest of the module -------------------------------------------------------------------------------
 
----Calls fn(arg) while fd is readable, once started.
+---Calls fn(arg) while fd is readable, from start(arg) to stop().
 ---@param fd integer
 ---@param fn fun(arg: any)
----@param arg any
----@return { start: fun(self), stop: fun(self), close: fun(self) }
-function loop.watch(fd, fn, arg) return chosen().watch(fd, fn, arg) end
+---@return { start: fun(self, arg: any), stop: fun(self), close: fun(self) }
+function loop.watch(fd, fn) return chosen().watch(fd, fn) end
 
 ---Calls fn(arg) in that many seconds.
 ---@param seconds number

@@ -14,7 +14,8 @@ local timer, wake
 local Watch = {}
 Watch.__index = Watch
 
-function Watch:start()
+function Watch:start(arg)
+  self.arg = arg
   if self.active or not self.poll then return end
   self.active = true
   self.poll:start("r", self.call)
@@ -22,13 +23,13 @@ end
 
 function Watch:stop()
   if not self.active then return end
-  self.active = false
+  self.active, self.arg = false, nil
   self.poll:stop()
 end
 
 function Watch:close()
   if not self.poll then return end
-  self.active = false
+  self.active, self.arg = false, nil
   self.poll:close()
   self.poll = nil
 end
@@ -41,9 +42,11 @@ function luv.open(given)
   wake.poll:unref()
 end
 
-function luv.watch(fd, fn, arg)
+function luv.watch(fd, fn)
   local enter = loop.enter
-  return setmetatable({ poll = assert(uv.new_poll(fd)), call = function() enter(fn, arg) end }, Watch)
+  local self = setmetatable({ poll = assert(uv.new_poll(fd)), active = false }, Watch)
+  self.call = function() enter(fn, self.arg) end
+  return self
 end
 
 local function fired() loop.enter(loop.due) end

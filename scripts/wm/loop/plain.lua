@@ -16,7 +16,8 @@ local held, turning = false, false
 local Watch = {}
 Watch.__index = Watch
 
-function Watch:start()
+function Watch:start(arg)
+  self.arg = arg
   if self.slot then return end
   self.slot = #fds + 1
   fds[self.slot] = self.fd
@@ -30,7 +31,7 @@ function Watch:stop()
   by_fd[fds[slot]].slot = slot
   fds[last] = nil
   by_fd[self.fd] = nil
-  self.slot = nil
+  self.slot, self.arg = nil, nil
 end
 
 Watch.close = Watch.stop
@@ -40,7 +41,7 @@ function plain.open(given)
   plain.watch(loop.wake_fd, loop.complete):start()
 end
 
-function plain.watch(fd, fn, arg) return setmetatable({ fd = fd, fn = fn, arg = arg }, Watch) end
+function plain.watch(fd, fn) return setmetatable({ fd = fd, fn = fn }, Watch) end
 
 function plain.rearm(time) at = time end
 
