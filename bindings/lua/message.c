@@ -320,6 +320,8 @@ static int settled(lua_State *L, wm_lua_message *ud, bool first, char as) {
 
 /* A message of the router's that it settles; raises for one that was not received. */
 static wm_lua_message *check_received(lua_State *L) {
+  wm_lua_message *ud = wm_lua_to(L, 1, &received);
+  if (ud) return ud;
   luaL_argcheck(L, !wm_lua_to(L, 1, &outgoing), 1,
                 "only a received message can be settled; this one was made to be published");
   return wm_lua_check(L, 1, &received);
