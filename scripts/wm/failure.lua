@@ -58,12 +58,8 @@ function failure.code_of(value)
   if getmetatable(value) == Error then return value.code end
 end
 
----The stack of a traceback, without its text and what in it is this module's.
----@param trace string|nil
----@return string|nil
-function failure.own_frames(trace)
-  if not trace then return nil end
-  local stack = trace:match "\n(stack traceback:.*)$" or trace
+-- What in a stack is this module's is left out.
+local function own_frames(stack)
   local lines = {}
   for line in stack:gmatch "[^\n]+" do
     if not line:find(ours:sub(2), 1, true) and not line:find("in function 'xpcall'", 1, true) then
@@ -73,12 +69,23 @@ function failure.own_frames(trace)
   return table.concat(lines, "\n")
 end
 
----As a message handler: the text of an error with the script's part of the stack.
+---What debug.traceback has made of an error: the error as it was, and the script's part of the stack. Code that has to
+---know both is protected by debug.traceback itself: a handler in Lua would meet the hook by which a host stops it.
+---@param err any
+---@return any err, string|nil stack
+function failure.split(err)
+  if type(err) ~= "string" then return err, nil end
+  local text, stack = err:match "^(.*)\n(stack traceback:\n.*)$"
+  if not text then return err, nil end
+  return text, own_frames(stack)
+end
+
+---The text of such an error.
 ---@param err any
 ---@return string
-function failure.traced(err)
-  local text = tostring(err)
-  return text .. "\n" .. failure.own_frames(debug.traceback("", 2))
+function failure.text(err)
+  local text, stack = failure.split(err)
+  return stack and text .. "\n" .. stack or tostring(text)
 end
 
 ---Raises for what a later version brings.

@@ -6,7 +6,6 @@
 
 local core = require "wm.core"
 local failure = require "wm.failure"
-local fate = require "wm.fate"
 local fiber = require "wm.fiber"
 local log = require "wm.log"
 local loop = require "wm.loop"
@@ -16,7 +15,7 @@ local publisher = require "wm.publisher"
 local handler = {}
 
 local consumer_next, consumer_take = core.methods.consumer.next, core.methods.consumer.take
-local done, clock = core.done, core.clock
+local done, clock, traceback = core.done, core.clock, debug.traceback
 local returned, raised = outcome.returned, outcome.raised
 local BUDGET = loop.BUDGET
 
@@ -53,7 +52,6 @@ Handler.__index = Handler
 ---@field why string|nil   why it rests
 ---@field began number     when msg was taken, where there is a timeout
 ---@field overdue table|nil  the timer of the timeout
----@field trace string|nil
 local Worker = setmetatable({ __name = "wm.worker" }, { __index = fiber.Fiber })
 Worker.__index = Worker
 
@@ -93,39 +91,28 @@ local function run(w)
   end
 end
 
-local function trace(err)
-  if not fate.is(err) then
-    local w = fiber.running()
-    if w then w.trace = debug.traceback(tostring(err), 2) end
-  end
-  return err
-end
-
--- The message in hand has failed by an error.
+-- The message in hand has failed by an error. Back to the loop, where a host that has raised it calms down.
 local function settle_raised(w, err)
-  local msg = w.msg
+  local h, msg = w.handler, w.msg
+  local text, stack = failure.split(err)
+  w.why = "BUDGET"
   if msg == nil then
-    log.internal(("handler '%s': %s"):format(w.handler.name, w.trace or tostring(err)))
-    w.why = "BUDGET"
+    log.internal(("handler '%s': %s"):format(h.name, failure.text(err)))
     return
   end
-  w.msg = nil
   forget_timeout(w)
-  w.handler.handled = w.handler.handled + 1
-  w.budget = w.budget - 1
-  if w.budget <= 0 then w.why = "BUDGET" end
-  local where = failure.code_of(err) == nil and w.trace or nil
-  w.trace = nil
-  raised(w.handler, msg, err, where)
+  raised(h, msg, text, stack)
+  w.msg = nil
+  h.handled = h.handled + 1
 end
 
 local function body(w)
   local h = w.handler
   while not w.foreign do
     w.why = nil
-    local ok, err = xpcall(run, trace, w)
+    local ok, err = xpcall(run, traceback, w)
     if not ok then settle_raised(w, err) end
-    if w.why and not w.foreign then
+    if not w.foreign then
       h:rested(w)
       fiber.rest(w)
     end
@@ -161,8 +148,7 @@ end
 -- An error outside of its own protection, as a host raises from a hook.
 function Worker:died(err)
   self.finished = true
-  self.trace = debug.traceback(self.co, tostring(err))
-  settle_raised(self, err)
+  settle_raised(self, type(err) == "string" and traceback(self.co, err) or err)
   self.handler:left()
 end
 

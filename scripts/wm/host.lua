@@ -43,7 +43,8 @@
 --
 -- A main chunk that waits (a for loop over a subscription, uv.run) runs the loop meanwhile. A failure inside a
 -- coroutine that the module runs never reaches main: it is logged, and settles the message by the rules of the
--- router; that includes a coroutine that dies of an error which the host raises from a hook.
+-- router. That includes an error which the host raises from a hook: the hook lets the module's own code through, on any
+-- coroutine, since after an error that leads back to the loop before it calls the script again.
 
 local core = require "wm.core"
 local failure = require "wm.failure"
@@ -198,11 +199,6 @@ end
 
 -- ---- the host's functions ---------------------------------------------------------------------------------------
 
-local function traceback(err)
-  if err == NOT_TO_WAIT or err == ENDED then return err end
-  return failure.traced(err)
-end
-
 local function run_until_over()
   while not over and loop.turn() do end -- luacheck: ignore 542
 end
@@ -219,9 +215,10 @@ end
 ---@return true|nil, string|nil text  why it failed, with its traceback
 function host.main(chunk, ...)
   watch_uv_run()
-  local ok, err = xpcall(chunk, traceback, ...)
+  local ok, err = xpcall(chunk, debug.traceback, ...)
   if not ok and err == ENDED then ok = true end
   if err == NOT_TO_WAIT then return true end
+  if not ok then err = failure.text(err) end
   if not ok and not loaded then return nil, err end
   if ok and not announce() then return true end
   if ok then run_until_over() end

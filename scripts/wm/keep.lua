@@ -116,9 +116,10 @@ local function fill(entry)
 end
 
 local function fill_or_log(entry)
-  local ok, err = xpcall(fill, failure.traced, entry)
+  local ok, err = xpcall(fill, debug.traceback, entry)
   if ok then return end
-  log.own("error", ("wm.keep '%s' begins anew: what was kept could not be used: %s"):format(entry.name, err))
+  log.own("error", ("wm.keep '%s' begins anew: what was kept could not be used: %s"):format(entry.name,
+    failure.text(err)))
 end
 
 ---A table whose content the next generation gets a copy of: filled at the switch, before the first message.

@@ -79,7 +79,7 @@ end
 ---@param trace string|nil
 function outcome.failed(h, msgs, err, code, trace)
   local text = tostring(err)
-  each(msgs, fail_one, h, text, code or failure.code_of(err), ": " .. text, failure.own_frames(trace))
+  each(msgs, fail_one, h, text, code or failure.code_of(err), ": " .. text, trace)
 end
 
 -- The handler has returned what it may not.

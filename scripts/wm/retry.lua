@@ -155,9 +155,9 @@ local function by_rules(policy, failures, text, code, forever)
 end
 
 local function by_function(policy, msg, err)
-  local ok, said = xpcall(policy.decide, failure.traced, msg, err)
+  local ok, said = xpcall(policy.decide, debug.traceback, msg, err)
   if not ok then
-    log.own("error", ("retry function failed, the default policy decides: %s"):format(tostring(said)))
+    log.own("error", ("retry function failed, the default policy decides: %s"):format(failure.text(said)))
   elseif fate.is(said) then
     return said.kind, said.delay or retry.interval(policy, msg.failures + 1), said.reason
   elseif said ~= nil then

@@ -30,7 +30,7 @@ local function report(t)
   unreported[t] = nil
   if t.joined then return end
   log.own("error", ("a task failed, and nobody joined it: %s"):format(tostring(t.failed)), nil,
-    failure.own_frames(t.trace))
+    t.trace)
 end
 
 -- What has failed as the last thing before the program ends is told, too.
@@ -44,7 +44,7 @@ local function wake_joiners(t)
 end
 
 local function fail(t, err)
-  t.failed = err
+  t.failed, t.trace = failure.split(err)
   if failure.code_of(err) ~= "CANCELLED" and #t.joiners == 0 then
     unreported[t] = true
     loop.soon(report, t)
@@ -60,17 +60,10 @@ end
 
 -- An error outside of the task's own protection, as a host raises from a hook.
 function Task:died(err)
-  self.trace = debug.traceback(self.co, tostring(err))
-  finish(self, false, err)
+  finish(self, false, type(err) == "string" and debug.traceback(self.co, err) or err)
 end
 
-local function trace(err)
-  local t = fiber.running()
-  if t then t.trace = debug.traceback(tostring(err), 2) end
-  return err
-end
-
-local function body(t, fn, ...) finish(t, xpcall(fn, trace, ...)) end
+local function body(t, fn, ...) finish(t, xpcall(fn, debug.traceback, ...)) end
 
 -- ---- public ----------------------------------------------------------------------------------------------------
 

@@ -11,8 +11,8 @@ local functions = {}
 local sentinel -- collected when the state is closed
 
 local function protected(fn)
-  local ok, err = xpcall(fn, failure.traced)
-  if not ok then log.own("error", "wm.on_unload: " .. tostring(err)) end
+  local ok, err = xpcall(fn, debug.traceback)
+  if not ok then log.own("error", "wm.on_unload: " .. failure.text(err)) end
 end
 
 ---Runs all, the last one first, and forgets them. Outside of a task they must not wait.
