@@ -564,6 +564,24 @@ static void a_note_survives_the_death_of_its_member_and_the_thief_is_seen(void *
   close_conn(conn);
 }
 
+static void every_takeover_counts(void **state) {
+  (void)state;
+  void *conn = open_conn(), *subs[4];
+  wm_sink *sink = new_sink();
+  publish(conn, "t", 1, 10);
+  for (unsigned i = 0; i < 4; i++) {
+    subs[i] = sub_to(conn, "t", i < 3 ? 50 : LONG_MS);
+    empty(sink);
+    fetch_all(subs[i], sink, 1);
+    assert_int_equal(sink->msgs[0]->first_attempt, i + 1);
+  }
+  for (size_t i = 0; i < 4; i++)
+    B.unsubscribe(subs[i]);
+  assert_int_equal(number_of("SELECT attempt FROM wm_held WHERE member=0"), 4);
+  free_sink(sink);
+  close_conn(conn);
+}
+
 static void touching_keeps_and_never_steals_back(void **state) {
   (void)state;
   enum { N = 2500, TAKEOVER_MS = 600 };
@@ -1456,6 +1474,7 @@ int main(int argc, char **argv) {
       TEST(a_killed_member_is_taken_over),
       TEST(released_messages_come_at_once_with_their_count),
       TEST(a_note_survives_the_death_of_its_member_and_the_thief_is_seen),
+      TEST(every_takeover_counts),
       TEST(touching_keeps_and_never_steals_back),
       TEST(a_late_member_does_not_get_its_own_messages_twice),
       TEST(acks_out_of_order_leave_neighbours_alone),

@@ -186,9 +186,9 @@ static int begin(wm_sqlite_hub *h, bool durable, int64_t give_up, const atomic_b
 
 static int run_all(wm_sqlite_hub *h, wm_sqlite_job *batch, bool last, wm_error *err) {
   for (wm_sqlite_job *job = batch; job; job = job->next) {
-    int rc = job->last == last ? job->run(h, job, err ? &job->error : NULL) : WM_OK;
+    int rc = job->last == last ? job->run(h, job, &job->error) : WM_OK;
     if (rc == WM_OK) continue;
-    if (err) *err = job->error;
+    *err = job->error;
     return rc;
   }
   return WM_OK;
