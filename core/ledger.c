@@ -415,8 +415,6 @@ size_t wm_ledger_next(wm_ledger *l, wm_message **out, size_t max, struct wm_cons
 
 int64_t wm_ledger_deadline(const wm_ledger *l) {
   int64_t at = l->delayed ? l->delayed->due : INT64_MAX;
-  if (l->dying && l->dying->due < at)
-    at = l->dying->due;
   const wm_message *first = blocked(l) ? NULL : first_ready(l);
   if (first) {
     int64_t go = batch_time(l, first);

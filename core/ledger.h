@@ -127,8 +127,8 @@ size_t wm_ledger_room(const wm_ledger *l, size_t *bytes, int64_t now);
 /* What a fetch brought, so that the window can learn. */
 void wm_ledger_fetched(wm_ledger *l, size_t asked, size_t got, int64_t now);
 
-/* The next time at which something changes by itself (a delayed message is due, a batch has waited
- * long enough); INT64_MAX: never. */
+/* The next time at which something may be handed out by itself (a delayed message is due, a batch has
+ * waited long enough); INT64_MAX: never. */
 int64_t wm_ledger_deadline(const wm_ledger *l);
 
 /* The message longest in hand; NULL: none. For the stall warning. */

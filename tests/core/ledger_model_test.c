@@ -292,8 +292,7 @@ static void check_all(world *w) {
     deadline = at;
   for (size_t i = 0; i < w->n; i++) {
     const item *it = &w->items[i];
-    bool timed = it->state == WM_ENTRY_DELAYED || (it->state == WM_ENTRY_DEAD && !it->taken);
-    if (timed && it->due < deadline)
+    if (it->state == WM_ENTRY_DELAYED && it->due < deadline)
       deadline = it->due;
   }
   CHECK(w, wm_ledger_deadline(w->ledger) == deadline);

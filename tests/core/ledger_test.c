@@ -131,7 +131,8 @@ static void a_dying_message_blocks_all_when_sequential(void **state) {
   assert_ptr_equal(dead, out[0]);
   assert_null(wm_ledger_take_dead(l, 0));
   wm_ledger_dead_done(l, dead, false, 70, 0);
-  assert_int_equal(wm_ledger_deadline(l), 70);
+  assert_int_equal(wm_ledger_dead_due(l), 70);
+  assert_int_equal(wm_ledger_deadline(l), INT64_MAX); /* nothing to be handed out then */
   assert_null(wm_ledger_take_dead(l, 69));
   assert_string_equal(next(l, 8, out, 69), "");
   wm_ledger_dead_done(l, wm_ledger_take_dead(l, 70), true, 0, 70);
