@@ -4,7 +4,7 @@
  *
  * Who is woken: one consumer a ready message, and each that takes one wakes the next while more are
  * ready. A thread that stands in wm_next comes first, as it has nothing else to do; one that polls may be
- * at something else just then, so another one looks a little later.
+ * at something else just then, so the others look a little later, one by one, unless it was taken.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -15,7 +15,7 @@
 #include "error.h"
 #include "subscription/state.h"
 
-/* After it another idle consumer looks for what the woken one has left. */
+/* After so long one more idle consumer looks for what those who were woken have left. */
 #define NUDGE_MS 2
 /* The settler is told that this many ops have come together. */
 #define COLLECT_OPS 256
@@ -35,11 +35,13 @@ static void arm(wm_consumer *con, int64_t due) {
 }
 
 void wm_subscription_rouse(wm_consumer *con) {
-  if (con->state == CON_WAITING)
+  if (con->state == CON_WAITING) {
     pthread_cond_signal(&con->wake);
-  else
+    con->state = CON_BUSY;
+  } else {
     arm(con, 0);
-  con->state = CON_BUSY;
+    con->state = CON_WOKEN;
+  }
 }
 
 static wm_consumer *next_in_state(wm_consumer *con, consumer_state state) {
@@ -50,26 +52,41 @@ static wm_consumer *next_in_state(wm_consumer *con, consumer_state state) {
 
 static void wake_one(wm_subscription *s, int64_t now) {
   wm_consumer *con = next_in_state(s->consumers, CON_WAITING);
-  if (!con) con = next_in_state(s->consumers, CON_IDLE);
+  if (con) {
+    wm_subscription_rouse(con);
+    return;
+  }
+  if (!(con = next_in_state(s->consumers, CON_IDLE))) return;
   wm_subscription_rouse(con);
-  wm_consumer *other = con->due == 0 ? next_in_state(s->consumers, CON_IDLE) : NULL;
-  if (other && other->due > now + NUDGE_MS) arm(other, now + NUDGE_MS);
-}
-
-/* What becomes ready by itself is seen in time by everybody who waits. */
-static void wake_at(wm_subscription *s, int64_t due) {
-  for (wm_consumer *con = s->consumers; con; con = con->next) {
-    if (con->state == CON_BUSY || con->due <= due) continue;
-    if (con->state == CON_WAITING)
-      pthread_cond_signal(&con->wake);
-    else
-      arm(con, due);
+  while ((con = next_in_state(con->next, CON_IDLE))) {
+    now += NUDGE_MS;
+    if (con->due > now) arm(con, now);
   }
 }
 
+/* Nothing is ready. What becomes so by itself is seen in time by everybody who waits, and nobody needs to
+ * look sooner. */
+static void wake_at(wm_subscription *s, int64_t due) {
+  for (wm_consumer *con = s->consumers; con; con = con->next) {
+    if (con->state == CON_WAITING) {
+      if (con->due > due) pthread_cond_signal(&con->wake);
+    } else if (con->state != CON_BUSY) {
+      arm(con, due);
+      con->state = CON_IDLE;
+    }
+  }
+}
+
+/* When a consumer that found nothing looks again by itself. What holds all back now, it is told the end of. */
+static int64_t look_again(const wm_subscription *s, int64_t now) {
+  return s->paused || now >= s->sure_until ? WM_NEVER : wm_ledger_deadline(s->ledger);
+}
+
 void wm_subscription_wake(wm_subscription *s, int64_t now) {
-  bool waits = next_in_state(s->consumers, CON_WAITING) || next_in_state(s->consumers, CON_IDLE);
-  if (!waits || s->paused || s->closing || now >= s->sure_until) return;
+  const wm_consumer *con = s->consumers;
+  while (con && con->state == CON_BUSY)
+    con = con->next;
+  if (!con || s->paused || s->closing || s->opening == FAILED || now >= s->sure_until) return;
   if (wm_ledger_ready(s->ledger, now))
     wake_one(s, now);
   else
@@ -81,16 +98,19 @@ void wm_subscription_wake_all(wm_subscription *s) {
     wm_subscription_rouse(con);
 }
 
-void wm_subscription_settled(wm_subscription *s, int64_t now) {
+void wm_subscription_wake_fetcher(wm_subscription *s, int64_t now) {
   size_t bytes;
+  if (!s->fetch_waits || !wm_ledger_room(s->ledger, &bytes, now)) return;
+  s->fetch_waits = false;
+  pthread_cond_signal(&s->fetch_wake);
+}
+
+void wm_subscription_settled(wm_subscription *s, int64_t now) {
   if (s->settler != SETTLER_AT_WORK && now >= s->settle_at &&
       (s->settler == SETTLER_ASLEEP || wm_ledger_unsettled(s->ledger) >= COLLECT_OPS ||
        !wm_ledger_busy(s->ledger)))
     wm_subscription_wake_settler(s);
-  if (s->fetch_waits && wm_ledger_room(s->ledger, &bytes, now)) {
-    s->fetch_waits = false;
-    pthread_cond_signal(&s->fetch_wake);
-  }
+  wm_subscription_wake_fetcher(s, now);
   wm_subscription_wake(s, now);
 }
 
@@ -128,11 +148,8 @@ static int take(wm_subscription *s, wm_consumer *con, wm_message **out, size_t m
   if (con->retired) return WM_RETIRED;
   if (s->closing || s->opening == FAILED) return WM_CLOSED;
   if (s->paused) return WM_TIMEOUT;
-  if (now >= s->sure_until) { /* the process stood still: others may have taken over what is held */
-    s->touch_at = now;
-    wm_subscription_wake_settler(s);
-    return WM_TIMEOUT;
-  }
+  /* The process stood still, or the broker was away: others may have taken over what is held. */
+  if (now >= s->sure_until) return WM_TIMEOUT;
   do {
     handed = wm_ledger_next(s->ledger, out, max, con, now);
     n = sift(s, out, handed, now);
@@ -142,8 +159,8 @@ static int take(wm_subscription *s, wm_consumer *con, wm_message **out, size_t m
   return (int)n;
 }
 
-static int64_t until_of(int timeout_ms, int64_t now) {
-  return timeout_ms < 0 ? WM_NEVER : now + timeout_ms;
+static int64_t until_of(int timeout_ms) {
+  return timeout_ms < 0 ? WM_NEVER : timeout_ms ? wm_now_ms() + timeout_ms : 0;
 }
 
 /* Waits until the consumer is attached; NULL: it was not. */
@@ -158,8 +175,8 @@ static wm_subscription *wait_attached(wm_consumer *con, int64_t until) {
 }
 
 /* Under the lock: until woken, or something may be ready, or the time is over. */
-static void stand(wm_subscription *s, wm_consumer *con, int64_t until) {
-  int64_t due = s->paused ? WM_NEVER : wm_ledger_deadline(s->ledger);
+static void stand(wm_subscription *s, wm_consumer *con, int64_t until, int64_t now) {
+  int64_t due = look_again(s, now);
   con->state = CON_WAITING;
   con->due = due < until ? due : until;
   wm_cond_wait_until(&con->wake, &s->lock, con->due);
@@ -168,23 +185,26 @@ static void stand(wm_subscription *s, wm_consumer *con, int64_t until) {
 }
 
 int wm_next(wm_consumer *con, wm_message **out, size_t max, int timeout_ms) {
-  int64_t now = wm_now_ms(), until = until_of(timeout_ms, now);
+  int64_t until = until_of(timeout_ms);
   wm_subscription *s = atomic_load_explicit(&con->sub, memory_order_acquire);
   if (!max) return WM_BAD_INPUT;
   if (!s && !(s = wait_attached(con, until))) return WM_TIMEOUT;
   pthread_mutex_lock(&s->lock);
+  int64_t now = wm_now_ms(); /* under the lock, so that no two look at times in another order */
   int rc;
   while ((rc = take(s, con, out, max, now)) == WM_TIMEOUT && timeout_ms && now < until) {
     arm(con, WM_NEVER);
-    stand(s, con, until);
+    stand(s, con, until, now);
     now = wm_now_ms();
   }
   if (rc == WM_TIMEOUT) {
     con->state = CON_IDLE;
-    arm(con, s->paused ? WM_NEVER : wm_ledger_deadline(s->ledger));
+    arm(con, look_again(s, now));
   } else {
     con->state = CON_BUSY;
+    if (rc < 0) arm(con, 0);      /* it will hear the same again */
     wm_subscription_wake(s, now); /* there may be more, for others */
+    if (rc > 0) wm_subscription_wake_fetcher(s, now);
   }
   pthread_mutex_unlock(&s->lock);
   return rc;

@@ -104,8 +104,7 @@ static bool settle_some(wm_subscription *s, int64_t now) {
   s->stats.retries += code != WM_OK;
   s->stats.released += released;
   s->stats.lost += code == WM_OK ? count_lost(ops, n) : 0;
-  size_t bytes;
-  if (s->fetch_waits && wm_ledger_room(s->ledger, &bytes, now)) pthread_cond_signal(&s->fetch_wake);
+  wm_subscription_wake_fetcher(s, now);
   pthread_mutex_unlock(&s->lock);
   for (size_t i = 0; i < gone; i++)
     wm_message_release(s->gone[i]);

@@ -28,7 +28,8 @@
 typedef enum consumer_state {
   CON_BUSY,    /* has taken something, or has not asked yet */
   CON_WAITING, /* its thread stands in wm_next */
-  CON_IDLE     /* was told WM_TIMEOUT: its descriptor must wake it */
+  CON_IDLE,    /* was told WM_TIMEOUT: its descriptor must wake it */
+  CON_WOKEN    /* its descriptor does; it has not asked since */
 } consumer_state;
 
 struct wm_consumer {
@@ -41,7 +42,7 @@ struct wm_consumer {
   /* under the subscription's lock */
   bool retired;
   consumer_state state;
-  int64_t due; /* WAITING, IDLE: when it looks again by itself; 0: woken; WM_NEVER */
+  int64_t due; /* WAITING: until when; else when the descriptor is readable: 0: now; WM_NEVER */
   struct wm_consumer *next;
 };
 
@@ -139,6 +140,8 @@ int wm_subscription_apply(wm_subscription *s, const wm_settings *settings);
 /* consume.c; under the lock */
 /* After anything that may have made a message ready, or due sooner: wakes a consumer. */
 void wm_subscription_wake(wm_subscription *s, int64_t now);
+/* After anything that may have made room: wakes the fetcher if it waits for that. */
+void wm_subscription_wake_fetcher(wm_subscription *s, int64_t now);
 /* After messages were settled: lets the settler and the fetcher know, if that is worth it. */
 void wm_subscription_settled(wm_subscription *s, int64_t now);
 /* A consumer looks up at once. */
