@@ -9,14 +9,12 @@
 #include "log.h"
 #include "subscription/state.h"
 
-/* What the broker gets for taking the last ops, when `close_timeout` is over. */
-#define LAST_OPS_MS 2000
-
 /* ---- the settler's part ------------------------------------------------------------------- */
 
 static void begin(wm_subscription *s) {
   void *handle = s->handle;
   s->closing_begun = true;
+  s->settle_at = 0; /* a broker that was away is asked once more at once */
   wm_ledger_release_waiting(s->ledger);
   pthread_cond_signal(&s->fetch_wake);
   if (!handle) return;
@@ -37,7 +35,7 @@ bool wm_subscription_closing(wm_subscription *s, int64_t now) {
   if (!s->fetch_done) return false;
   size_t left = wm_ledger_unsettled(s->ledger);
   if (!left || !s->handle) return true;
-  s->broken_off = now >= s->close_until + LAST_OPS_MS && s->settle_outage.tries;
+  s->broken_off = now >= s->close_until + WM_LAST_OPS_MS && s->settle_outage.tries;
   return s->broken_off;
 }
 
@@ -73,6 +71,7 @@ void wm_subscription_end(wm_subscription *s) {
   pthread_mutex_lock(&s->lock);
   wm_ledger *ledger = s->ledger;
   s->ledger = NULL;
+  s->stats.connected = false;
   pthread_mutex_unlock(&s->lock);
   wm_ledger_free(ledger);
   wm_connection_release(s->conn);
@@ -120,14 +119,20 @@ static void arrive(void *arg, int code, const wm_error *err) {
 static void prepare(rendezvous *r) {
   *r = (rendezvous){0};
   pthread_mutex_init(&r->lock, NULL);
-  pthread_cond_init(&r->cond, NULL);
+  wm_cond_init(&r->cond);
 }
 
-static int meet(rendezvous *r) {
+/* False: the time is over. */
+static bool wait_for_end(rendezvous *r, int64_t until) {
   pthread_mutex_lock(&r->lock);
-  while (!r->done)
-    pthread_cond_wait(&r->cond, &r->lock);
+  while (!r->done && wm_cond_wait_until(&r->cond, &r->lock, until)) {
+  }
+  bool done = r->done;
   pthread_mutex_unlock(&r->lock);
+  return done;
+}
+
+static int finish(rendezvous *r) {
   pthread_cond_destroy(&r->cond);
   pthread_mutex_destroy(&r->lock);
   return r->code;
@@ -138,7 +143,8 @@ int wm_subscription_close(wm_subscription *s, int timeout_ms) {
   if (!s) return WM_OK;
   prepare(&r);
   wm_subscription_close_async(s, timeout_ms, arrive, &r);
-  return meet(&r);
+  wait_for_end(&r, WM_NEVER);
+  return finish(&r);
 }
 
 /* ---- flushing ----------------------------------------------------------------------------- */
@@ -171,9 +177,32 @@ void wm_flush_async(wm_subscription *s, int timeout_ms, wm_done_cb cb, void *arg
   cb(arg, code, code == WM_OK ? NULL : &err);
 }
 
+/* False: its end is on the way. */
+static bool withdraw_flush(wm_subscription *s, const rendezvous *r) {
+  pthread_mutex_lock(&s->lock);
+  flush **at = &s->flushes;
+  while (*at && (*at)->arg != r)
+    at = &(*at)->next;
+  flush *f = *at;
+  if (f) *at = f->next;
+  pthread_mutex_unlock(&s->lock);
+  free(f);
+  return f != NULL;
+}
+
 int wm_flush(wm_subscription *s, int timeout_ms) {
   rendezvous r;
   prepare(&r);
-  wm_flush_async(s, timeout_ms, arrive, &r);
-  return meet(&r);
+  wm_subscription_ref(s); /* it may be closed meanwhile */
+  int64_t until = timeout_ms < 0 ? WM_NEVER : wm_now_ms() + timeout_ms;
+  wm_flush_async(s, -1, arrive, &r);
+  /* The settler cannot tell the time while the broker does not answer. */
+  if (!wait_for_end(&r, until)) {
+    if (withdraw_flush(s, &r))
+      r.code = WM_TIMEOUT;
+    else
+      wait_for_end(&r, WM_NEVER);
+  }
+  wm_subscription_unref(s);
+  return finish(&r);
 }

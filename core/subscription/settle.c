@@ -155,7 +155,11 @@ static bool touch_page(wm_subscription *s, page *p, uint64_t *cursor, int *code,
   pthread_mutex_lock(&s->lock);
   wm_ledger_count(s->ledger, &counts);
   gone = malloc((counts.held + 1) * sizeof *gone);
-  size_t lost = gone && *code == WM_OK ? drop_lost(s, p, gone) : 0;
+  size_t lost = 0;
+  if (!gone) /* they are told of again */
+    *code = wm_fail_with(err, WM_NOMEM, "out of memory for what other members took over");
+  else if (*code == WM_OK)
+    lost = drop_lost(s, p, gone);
   pthread_mutex_unlock(&s->lock);
   for (size_t i = 0; i < lost; i++)
     wm_message_release(gone[i]);
@@ -166,26 +170,37 @@ static bool touch_page(wm_subscription *s, page *p, uint64_t *cursor, int *code,
   return *code == WM_OK && p->n == WM_BATCH_MESSAGES;
 }
 
-/* Under the lock, which it drops meanwhile. */
-static void touch(wm_subscription *s, int64_t now) {
+/* All that is held; under the lock, which it drops meanwhile. */
+static int touch_held(wm_subscription *s, wm_error *err) {
   uint64_t cursor = 0;
-  wm_error err = {0};
   int code = WM_OK;
-  s->touch_at = now + s->takeover / TOUCHES;
-  if (!s->handle) return;
-  page *p = s->backend->touch ? malloc(sizeof *p) : NULL;
-  while (p && touch_page(s, p, &cursor, &code, &err)) {
+  if (!s->backend->touch) return WM_OK;
+  page *p = malloc(sizeof *p);
+  if (!p) return wm_fail_with(err, WM_NOMEM, "out of memory for keeping claims alive");
+  while (touch_page(s, p, &cursor, &code, err)) {
   }
   free(p);
+  return code;
+}
+
+/* Under the lock, which it drops meanwhile. */
+static void touch(wm_subscription *s, int64_t now) {
+  wm_error err = {0};
+  int wait = 0;
+  s->touch_at = now + s->takeover / TOUCHES;
+  if (!s->handle) return;
+  int code = touch_held(s, &err);
   if (code == WM_OK) {
     s->sure_until = now + s->takeover;
     wm_subscription_wake(s, wm_now_ms());
-    return;
   }
-  s->touch_at = wm_now_ms() + wm_backoff_ms(s->settle_outage.tries);
   pthread_mutex_unlock(&s->lock);
-  wm_outage_failed(&s->settle_outage, s->conn->masked, s->what, &err);
+  if (code == WM_OK)
+    wm_outage_over(&s->touch_outage, s->conn->masked, s->what);
+  else
+    wait = wm_outage_failed(&s->touch_outage, s->conn->masked, s->what, &err);
   pthread_mutex_lock(&s->lock);
+  if (wait) s->touch_at = wm_now_ms() + wait;
 }
 
 /* A forgotten ack does not hang in silence. Under the lock, which it drops meanwhile. */
@@ -214,18 +229,19 @@ static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 /* Under the lock: sleeps until something is to be done. */
 static void wait_for_work(wm_subscription *s, int64_t now) {
   int64_t until = now + least(TICK_MS, s->takeover / TOUCHES);
-  bool ops = wm_ledger_unsettled(s->ledger) > 0;
-  if (s->settler_again) {
+  bool ops = s->handle && wm_ledger_unsettled(s->ledger);
+  if (s->settler_again || (ops && s->settle_at <= now)) { /* come while callbacks were made */
     s->settler_again = false;
     return;
   }
   if (s->handle) until = least(until, s->touch_at);
   if (s->stall) until = least(until, now + s->stall / TOUCHES + 1);
-  if (ops && s->settle_at > now) until = least(until, s->settle_at);
+  if (ops) until = least(until, s->settle_at);
   for (const flush *f = s->flushes; f; f = f->next)
     until = least(until, f->until);
   until = least(until, wm_ledger_dead_due(s->ledger));
-  if (s->closing) until = least(until, now < s->close_until ? s->close_until : now + COLLECT_MS);
+  if (s->closing)
+    until = least(until, s->close_until + (now < s->close_until ? 0 : WM_LAST_OPS_MS));
   s->settler = SETTLER_ASLEEP;
   wm_cond_wait_until(&s->settle_wake, &s->lock, until);
   s->settler = SETTLER_AT_WORK;

@@ -35,9 +35,11 @@ void wm_sink_lost(wm_sink *sink, wm_lost_fn match, void *arg) {
   wm_message **gone = malloc((counts.held + sink->n + 1) * sizeof *gone);
   if (!gone) abort();
   size_t n = lost_in_sink(sink, match, arg, gone);
-  n += wm_ledger_lost(s->ledger, match, arg, gone + n, wm_now_ms());
-  wm_ledger_count(s->ledger, &counts);
+  int64_t now = wm_now_ms();
+  n += wm_ledger_lost(s->ledger, match, arg, gone + n, now);
   s->stats.lost += n;
+  wm_subscription_wake(s, now);    /* what they held up may go */
+  wm_subscription_wake_settler(s); /* a flush waits for fewer */
   pthread_mutex_unlock(&s->lock);
   for (size_t i = 0; i < n; i++)
     wm_message_release(gone[i]);

@@ -24,6 +24,8 @@
 #define WM_BATCH_MESSAGES 1000    /* of one fetch or settle at most (BROKERS: bounds of a batch) */
 #define WM_BATCH_BYTES (4u << 20) /* of one fetch, about */
 #define WM_NEVER INT64_MAX
+/* What the broker gets for taking the last ops, when `close_timeout` is over. */
+#define WM_LAST_OPS_MS 2000
 
 typedef enum consumer_state {
   CON_BUSY,    /* has taken something, or has not asked yet */
@@ -104,7 +106,7 @@ struct wm_subscription {
   settler_state settler;
   bool settler_again; /* at work: something has come up meanwhile */
   flush *flushes;
-  wm_outage settle_outage;
+  wm_outage settle_outage, touch_outage;
   int64_t settle_at; /* not before: the broker did not answer */
   int64_t touch_at;
   int64_t sure_until; /* what is held is still ours, unless the broker says otherwise */
