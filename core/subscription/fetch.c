@@ -4,6 +4,7 @@
  */
 #include <stdlib.h>
 
+#include "error.h"
 #include "log.h"
 #include "subscription/state.h"
 
@@ -64,18 +65,21 @@ static bool open_group(wm_subscription *s) {
       return true;
     }
     s->open_error = err;
-    s->open_error.code = code;
     if (code != WM_UNREACHABLE) {
+      wm_fail_with(&s->open_error, code, "%s: subscribing to %s: %s", s->conn->masked, s->what,
+                   err.text);
       s->opening = FAILED;
       wm_subscription_wake_all(s);
       pthread_cond_broadcast(&s->opened);
       pthread_mutex_unlock(&s->lock);
-      tell_opened(s, code, &err);
+      tell_opened(s, code, &s->open_error);
       return false;
     }
     wait_to_try(s, wait);
   }
-  wm_error err = s->open_error;
+  wm_error err;
+  wm_fail_with(&err, WM_CLOSED, "%s: subscribing to %s: it was closed before the group existed: %s",
+               s->conn->masked, s->what, wm_subscription_open_cause(s));
   pthread_mutex_unlock(&s->lock);
   tell_opened(s, WM_CLOSED, &err);
   return false;

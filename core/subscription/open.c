@@ -224,23 +224,26 @@ int wm_subscribe_async(wm_subscription **out, const char *url, const char *topic
   return WM_OK;
 }
 
+const char *wm_subscription_open_cause(const wm_subscription *s) {
+  return *s->open_error.text ? s->open_error.text : "the broker has not answered yet";
+}
+
 /* Waits until the group exists or never will; WM_TIMEOUT: neither, within the time. */
 static int wait_opened(wm_subscription *s, int64_t ms, wm_error *err) {
   int64_t until = wm_now_ms() + ms;
   pthread_mutex_lock(&s->lock);
   while (s->opening == OPENING && wm_cond_wait_until(&s->opened, &s->lock, until)) {
   }
-  opening state = s->opening;
-  wm_error last = s->open_error;
+  int code = s->opening == OPEN ? WM_OK : s->opening == FAILED ? s->open_error.code : WM_TIMEOUT;
+  if (code == WM_TIMEOUT)
+    code = wm_fail_with(err, WM_UNREACHABLE,
+                        "%s: subscribing to %s: not within %.1f s (connect_timeout): %s",
+                        s->conn->masked, s->what, (double)ms / 1000.0,
+                        wm_subscription_open_cause(s));
+  else if (code != WM_OK && err)
+    *err = s->open_error;
   pthread_mutex_unlock(&s->lock);
-  if (state == OPEN) return WM_OK;
-  if (state == FAILED)
-    return wm_fail_with(err, last.code, "%s: subscribing to %s: %s", s->conn->masked, s->what,
-                        last.text);
-  return wm_fail_with(err, WM_UNREACHABLE,
-                      "%s: subscribing to %s: not within %.1f s (connect_timeout): %s",
-                      s->conn->masked, s->what, (double)ms / 1000.0,
-                      *last.text ? last.text : "the broker has not answered yet");
+  return code;
 }
 
 int wm_subscribe(wm_subscription **out, const char *url, const char *topic, const wm_options *opts,

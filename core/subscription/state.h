@@ -90,7 +90,7 @@ struct wm_subscription {
   bool paused, closing;
 
   opening opening;
-  wm_error open_error; /* OPENING: the last failure; FAILED: why */
+  wm_error open_error; /* OPENING: the last failure of the backend; FAILED: what is told */
   wm_done_cb open_cb;  /* called once, then NULL */
   void *open_arg;
   pthread_cond_t opened;
@@ -138,6 +138,9 @@ struct wm_sink {
 /* open.c */
 /* Takes what `settings` say into the ledger and the fields; under the lock. WM_OK, WM_NOMEM. */
 int wm_subscription_apply(wm_subscription *s, const wm_settings *settings);
+
+/* Why it is not open yet, under the lock. */
+const char *wm_subscription_open_cause(const wm_subscription *s);
 
 /* consume.c; under the lock */
 /* After anything that may have made a message ready, or due sooner: wakes a consumer. */
