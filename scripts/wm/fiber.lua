@@ -180,17 +180,26 @@ local function other(co, is_main, doing, what)
   if main.parked or loop.inside() then
     raise_cannot(backend.name == "luv" and "a libuv callback" or "a callback of the loop", doing, what)
   end
-  fiber.before_main_waits()
   return main
 end
 
----The fiber that is about to wait; raises where nothing can.
+---The fiber that could wait now; raises where nothing can.
 ---@param doing { what: string, task: string }  for the error's text, with %s for what
 ---@param what any
 ---@return wm.fiber
-function fiber.here(doing, what)
+function fiber.place(doing, what)
   local co, is_main = running()
   return by_co[co] or other(co, is_main, doing, what)
+end
+
+---The fiber that is about to do what it will have to wait for; raises where nothing can.
+---@param doing { what: string, task: string }
+---@param what any
+---@return wm.fiber
+function fiber.here(doing, what)
+  local f = fiber.place(doing, what)
+  if f == main then fiber.before_main_waits() end
+  return f
 end
 
 ---Whether code runs in the main chunk, where nothing else could run: the thread may be stopped.
@@ -220,6 +229,7 @@ end
 ---@param queue wm.fiber[]|nil  f is added to it, and taken out again when the wait ends
 function fiber.prepare(f, queue)
   if f.stop then raise_stop(f) end
+  if f == main then fiber.before_main_waits() end
   f.woken, f.late = false, false
   f.turn = (f.turn or 0) + 1
   if queue then

@@ -11,6 +11,12 @@ local LEVELS = { debug = 0, info = 1, warn = 2, error = 3 }
 local names = {}
 for name, level in pairs(LEVELS) do names[level] = name end
 
+---wm.configure{ log = name }; a host that was told otherwise leaves out what is below its own level.
+---@param name "debug"|"info"|"warn"|"error"
+function log.configure(name)
+  core.log_level = core.hosted and math.min(core.log_level, LEVELS[name]) or LEVELS[name]
+end
+
 ---What stands in each line: fields of the handler that runs; router.lua sets it.
 ---@return table<string, any>|nil
 function log.context() end

@@ -147,6 +147,7 @@ local function configure_host(what, opts)
       if not ok then failure.raise("%s: %s", what, err) end
     end
   end
+  if opts.log then log.configure(opts.log) end
 end
 
 ---Defaults for the options of all handlers that follow.

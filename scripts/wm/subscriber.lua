@@ -301,7 +301,7 @@ function Subscriber:subscribe(topic, opts)
   local set = options.of_core("subscription", self.target)
   options.check(what, opts, "subscribe", LATER, set)
   local all = merged(self.opts, opts)
-  local f = fiber.here(SUBSCRIBE, topic)
+  local f = fiber.place(SUBSCRIBE, topic)
   local consumer, id, code = core.subscribe(self.target, topic, options.for_core(all, set), failure.where())
   if not consumer then failure.raise("%s: %s", what, id, code) end
   wait_for_group(f, what, consumer, id, options.number(all, set, self.target, "connect_timeout"))

@@ -68,6 +68,29 @@ describe("a host's main", function()
     assert.equal("chunk waits\nsubscribe a\nwaiting\nchunk goes on\nsubscribe b\n", result.out, result.err)
   end)
 
+  test("subscribes for a chunk that loops over a subscription before it tells that it is loaded", function()
+    local result = run [[
+      local subscribe = core.subscribe
+      core.subscribe = function(url, topic, ...) tell("subscribe", topic) return subscribe(url, topic, ...) end
+      main(function()
+        local s = wm.subscriber("memory:host", { group = "g" }):subscribe "t"
+        tell "subscribed"
+        s:close()
+      end)
+    ]]
+    assert.equal("subscribe t\nwaiting\nsubscribed\nmain true\n", result.out, result.err)
+  end)
+
+  test("publishes nothing in a script that is only checked", function()
+    local result = run [[
+      core.waiting = function() return false end
+      local pub = wm.publisher "memory:host"
+      main(function() pub:publish("t", "x") end)
+      tell(pub:stats().stored)
+    ]]
+    assert.equal("main true\n0\n", result.out, result.err)
+  end)
+
   test("does not wait in a script that is only checked", function()
     local result = run [[
       core.waiting = function() tell "waiting" return false end

@@ -127,6 +127,18 @@ describe("wm.configure", function()
   end)
 end)
 
+describe("wm.configure{ log = … }", function()
+  it("says which lines are written", function()
+    local result = support.run [[
+      local wm = require "wm"
+      wm.log.debug "one"
+      wm.configure{ log = "debug" }
+      wm.log.debug("two", { a = "x y", n = 1, q = 'say "hi"\n' })
+    ]]
+    assert.equal('wm debug: two a="x y" n=1 q="say \\"hi\\"\\x0a"\n', result.err)
+  end)
+end)
+
 describe("a number after all layers", function()
   local set = options.of_core("subscription", "memory:x")
 
