@@ -91,6 +91,9 @@ int64_t wm_ledger_dead_due(const wm_ledger *l);
  * those stay in hand). */
 size_t wm_ledger_reclaim(wm_ledger *l, struct wm_consumer *holder, int64_t now);
 
+/* How many messages `holder` has in hand. */
+size_t wm_ledger_in_hand_of(const wm_ledger *l, const struct wm_consumer *holder);
+
 /* Up to max ops for the broker, in order of settling: ACKs, RELEASEs, NOTEs. Their messages stay
  * owned by the ledger. Only one batch may be out at a time; wm_ledger_settled ends it: ok = true:
  * finished messages leave the ledger and one reference to each is dropped; false: the same ops come

@@ -317,6 +317,13 @@ size_t wm_ledger_reclaim(wm_ledger *l, struct wm_consumer *holder, int64_t now) 
   return n;
 }
 
+size_t wm_ledger_in_hand_of(const wm_ledger *l, const struct wm_consumer *holder) {
+  size_t n = 0;
+  for (wm_node *node = l->hand_first; node; node = node->next)
+    n += wm_node_message(node)->entry.holder == holder;
+  return n;
+}
+
 /* ---- closing and losing ------------------------------------------------------------------- */
 
 /* How many times it was really handed out, as the broker counted plus here: the next delivery is

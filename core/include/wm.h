@@ -296,6 +296,8 @@ WM_API bool wm_dead(wm_message *msg, const char *reason, const char *detail);
 /* Hands every message that this consumer has in flight out again, to the consumers of now; later
  * acks of the old hand-out return false. Returns how many. For hosts that give up a worker. */
 WM_API size_t wm_consumer_reclaim(wm_consumer *con);
+/* How many messages it was handed out that are not settled. */
+WM_API size_t wm_consumer_in_hand(wm_consumer *con);
 
 /* ---- brokers ------------------------------------------------------------------------------ */
 

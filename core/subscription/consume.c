@@ -274,6 +274,15 @@ size_t wm_consumer_reclaim(wm_consumer *con) {
   return n;
 }
 
+size_t wm_consumer_in_hand(wm_consumer *con) {
+  wm_subscription *s = atomic_load(&con->sub);
+  if (!s) return 0;
+  pthread_mutex_lock(&s->lock);
+  size_t n = s->ledger ? wm_ledger_in_hand_of(s->ledger, con) : 0;
+  pthread_mutex_unlock(&s->lock);
+  return n;
+}
+
 void wm_subscription_pause(wm_subscription *s) {
   pthread_mutex_lock(&s->lock);
   s->paused = true;

@@ -478,6 +478,29 @@ static void what_is_reclaimed_is_handed_out_again_in_its_place(void **state) {
   wm_ledger_free(l);
 }
 
+static void what_a_holder_has_in_hand_is_counted_until_it_is_settled(void **state) {
+  (void)state;
+  char con[2];
+  struct wm_consumer *first = (struct wm_consumer *)(void *)&con[0];
+  struct wm_consumer *second = (struct wm_consumer *)(void *)&con[1];
+  wm_message *out[3];
+  wm_ledger_config c = plain;
+  c.max_in_flight = 3;
+  wm_ledger *l = ledger_of(c);
+  add(l, "ABC", 0);
+  wm_ledger_next(l, &out[0], 2, first, 0);
+  wm_ledger_next(l, &out[2], 1, second, 0);
+  assert_int_equal(wm_ledger_in_hand_of(l, first), 2);
+  assert_int_equal(wm_ledger_in_hand_of(l, second), 1);
+  wm_ledger_ack(l, out[0], 0);
+  wm_ledger_nack(l, out[1], 0, 0, 0);
+  assert_int_equal(wm_ledger_in_hand_of(l, first), 0);
+  assert_int_equal(wm_ledger_in_hand_of(l, second), 1);
+  for (size_t i = 0; i < 3; i++)
+    wm_message_release(out[i]);
+  wm_ledger_free(l);
+}
+
 static void a_lost_message_in_hand_is_acked_without_effect(void **state) {
   (void)state;
   char names[] = "AC";
@@ -695,6 +718,7 @@ int main(void) {
     cmocka_unit_test(an_ack_while_its_note_is_out_comes_next),
     cmocka_unit_test(a_note_is_repeated_though_its_object_was_replaced),
     cmocka_unit_test(what_is_reclaimed_is_handed_out_again_in_its_place),
+    cmocka_unit_test(what_a_holder_has_in_hand_is_counted_until_it_is_settled),
     cmocka_unit_test(a_lost_message_in_hand_is_acked_without_effect),
     cmocka_unit_test(release_tells_how_many_hand_outs_there_were),
     cmocka_unit_test(when_closing_a_nack_and_a_late_fetch_go_back),
