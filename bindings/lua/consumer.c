@@ -108,6 +108,8 @@ static void catch_up(wm_lua_consumer *con) {
 
 /* Takes up to max messages, never waiting. Returns how many Lua has not got yet, or a code. */
 static int fetch(wm_lua_consumer *con, size_t max) {
+  const wm_lua_host *host = con->st->host;
+  if (host->taking) host->taking(host->arg);
   if (con->got_next < con->got_end) return (int)(con->got_end - con->got_next);
   if (!con->con) return WM_CLOSED;
   if (con->pause_wanted) catch_up(con);

@@ -31,6 +31,9 @@ typedef struct wm_lua_host {
    * binding closes con after cb. */
   void (*unsubscribe)(void *arg, wm_consumer *con, int timeout_ms, wm_done_cb cb, void *cb_arg);
 
+  /* next() or take() of a consumer is called: what ran before has come to its end. Default: nothing. */
+  void (*taking)(void *arg);
+
   /* The main chunk is about to wait in a wm call for the first time: it is loaded as far as it goes. False:
    * it must not wait (the script is only being checked); the call raises. Default: true. */
   bool (*waiting)(void *arg);
