@@ -1,0 +1,17 @@
+# Writes TO: the Lua files below FROM as one table in C, each with the name under which it is required.
+file(GLOB_RECURSE scripts RELATIVE ${FROM} ${FROM}/*.lua)
+set(arrays "")
+set(rows "")
+set(n 0)
+foreach(script ${scripts})
+  file(READ ${FROM}/${script} hex HEX)
+  string(REGEX REPLACE "(..)" "0x\\1," bytes "${hex}")
+  string(REGEX REPLACE "(/init)?\\.lua$" "" name ${script})
+  string(REPLACE "/" "." name ${name})
+  string(APPEND arrays "static const unsigned char script_${n}[] = {${bytes}0};\n")
+  string(REGEX REPLACE "^wm/" "[wm]/" chunk ${script})
+  string(APPEND rows "    {\"${name}\", \"@${chunk}\", script_${n}, sizeof script_${n} - 1},\n")
+  math(EXPR n "${n} + 1")
+endforeach()
+file(WRITE ${TO} "/* Made by embed.cmake from scripts/. */\n#include \"embedded.h\"\n\n${arrays}\n"
+  "const wm_embedded wm_embedded_scripts[] = {\n${rows}    {0}};\n")
