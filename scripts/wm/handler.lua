@@ -84,7 +84,7 @@ local function run(w)
     h.handled = h.handled + 1
     if w.overdue then forget_timeout(w) end
     w.budget = w.budget - 1
-    if w.budget <= 0 or w.foreign then
+    if w.budget <= 0 or w.foreign or h.over then
       w.why = "BUDGET"
       return
     end
@@ -174,6 +174,9 @@ local function no_more(h)
   h.over = true
   if h.watch then h.watch:close() end
 end
+
+---Takes no more messages, though its subscription is still open.
+function Handler:halt() no_more(self) end
 
 local function check_finished(h)
   if not h.over or not h.known or h.finished or h.workers > #h.idle then return end

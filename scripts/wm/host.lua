@@ -234,6 +234,9 @@ end
 
 ---Does not return; what runs in this state ends. For os.exit, after "stop" has been posted.
 function host.exit()
+  for _, r in ipairs(router.all()) do
+    for _, h in ipairs(r.handlers) do h:halt() end -- or it would get again what it gives back
+  end
   local f = fiber.running()
   if f then
     if f.handler then handler.abandon(f) else task.abandon(f) end
