@@ -62,9 +62,10 @@ static const char *text_of(int why) {
              : "stopped, since its time was over";
 }
 
-/* The module's own code on the main coroutine leads to the loop, where the burst ends: it is let through. */
-static bool leads_out(const wm_limits *l, lua_State *L, const lua_Debug *ar) {
-  return L == l->main && l->interrupted != WM_INTERRUPT_FORCED &&
+/* After an error the module's own code leads back to the loop, where the burst ends, without calling the script
+ * again: it is let through, so that the error keeps the place in the script. */
+static bool leads_out(const wm_limits *l, const lua_Debug *ar) {
+  return l->interrupted != WM_INTERRUPT_FORCED &&
          strncmp(ar->source, WM_EMBEDDED_CHUNK, strlen(WM_EMBEDDED_CHUNK)) == 0;
 }
 
@@ -75,7 +76,7 @@ static void hook(lua_State *L, lua_Debug *ar) {
     return;
   }
   lua_getinfo(L, "Sl", ar);
-  if (leads_out(l, L, ar)) return;
+  if (leads_out(l, ar)) return;
   if (ar->currentline > 0)
     lua_pushfstring(L, "%s:%d: %s", ar->short_src, ar->currentline, text_of(l->interrupted));
   else
