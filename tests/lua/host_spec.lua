@@ -253,23 +253,31 @@ describe("a host's main", function()
     assert.equal("waiting\nevent stop\nchunk ends\nmain true\n", result.out, result.err)
   end)
 
-  test("os.exit gives back what its caller had in hand", function()
+  test("os.exit in a handler gives back what it had in hand, and takes no more", function()
     local result = run [[
       main(function()
         wm.on("t", { group = "g" }, function(msg)
-          tell("first", msg.attempt)
+          tell("handler", msg.attempt)
           post(20, "stop", 1000)
           host.exit()
         end)
-        local h = wm.spawn(function() host.exit() end)
-        assert(wm.publish("t", "x"))
-        tell(select(3, h:join()))
+        assert(wm.publish("t", { "x", "y" }))
       end)
     ]]
-    assert.matches("CANCELLED\n", result.out, result.err)
-    assert.matches("first 1\n", result.out)
-    assert.not_matches("first 2\n", result.out)
-    assert.matches("main true\n$", result.out)
+    assert.equal("waiting\nhandler 1\nevent stop\nmain true\n", result.out, result.err)
+  end)
+
+  test("os.exit in a task cancels it, in the main chunk ends it", function()
+    local result = run [[
+      main(function()
+        local t = wm.spawn(function() host.exit() end)
+        tell(select(3, t:join()))
+        post(20, "stop", 1000)
+        host.exit()
+        tell "not reached"
+      end)
+    ]]
+    assert.equal("CANCELLED\nevent stop\nmain true\n", (result.out:gsub("waiting\n", "")), result.err)
   end)
 
   test("warns of an event that it does not know", function()
