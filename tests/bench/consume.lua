@@ -32,8 +32,10 @@ local function handle()
   began = uv.hrtime()
   handler = wm.on(topic, { group = group }, function(msg)
     see(msg)
-    if seen == total then wm.spawn(function() handler:close() finish() end) end
+    if seen == total then wm.spawn(handler.close, handler) end
   end)
+  wm.run() -- until its only handler is closed
+  finish()
 end
 
 local function loop()
