@@ -41,7 +41,7 @@ static void *allocate(void *arg, void *old, size_t old_size, size_t size) {
   if (!old) old_size = 0; /* then it is the kind of object */
   size_t limit = (size_t)atomic_load_explicit(&l->memory_limit, memory_order_relaxed);
   if (!size) {
-    free(old);
+    wm_pool_free(&l->pool, old);
     l->used -= old_size;
     return NULL;
   }
@@ -49,7 +49,7 @@ static void *allocate(void *arg, void *old, size_t old_size, size_t size) {
     tell_memory(l, limit);
     return NULL;
   }
-  void *data = realloc(old, size);
+  void *data = wm_pool_realloc(&l->pool, old, size);
   if (data) l->used += size - old_size;
   return data;
 }
@@ -321,6 +321,8 @@ void wm_limits_open(wm_limits *l, lua_State *L) {
   lua_setallocf(L, allocate, l);
   replace_coroutines(L);
 }
+
+void wm_limits_close(wm_limits *l) { wm_pool_clear(&l->pool); }
 
 void wm_limits_enter(wm_limits *l) {
   l->thread = pthread_self();

@@ -17,6 +17,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "pool.h"
+
 enum { WM_INTERRUPT_NONE, WM_INTERRUPT_BURST, WM_INTERRUPT_FORCED };
 
 typedef struct wm_limits {
@@ -37,6 +39,7 @@ typedef struct wm_limits {
 
   /* The state's thread. */
   size_t used;
+  wm_pool pool;
   int64_t told_memory; /* monotonic ms of the last report */
 
   /* The watchdog, under its lock. */
@@ -51,6 +54,8 @@ typedef struct wm_limits {
 /* On the thread that will run L, which must be fresh: memory is counted from now on; coroutine.resume and wrap
  * are replaced. */
 void wm_limits_open(wm_limits *l, lua_State *L);
+/* After L was closed. */
+void wm_limits_close(wm_limits *l);
 /* On the same thread: the watchdog looks at it; until wm_limits_leave, before L is closed. */
 void wm_limits_enter(wm_limits *l);
 void wm_limits_leave(wm_limits *l);

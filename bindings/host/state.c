@@ -349,5 +349,6 @@ char *wm_state_run(wm_worker *w) {
   if (status != LUA_OK || !lua_isnil(L, -1)) error = text_of(L);
   shut(w);
   lua_close(L);
+  wm_limits_close(&w->limits);
   return error;
 }
