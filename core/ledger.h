@@ -97,8 +97,8 @@ size_t wm_ledger_in_hand_of(const wm_ledger *l, const struct wm_consumer *holder
 /* Up to max ops for the broker, in order of settling: ACKs, RELEASEs, NOTEs. Their messages stay
  * owned by the ledger. Only one batch may be out at a time; wm_ledger_settled ends it: ok = true:
  * finished messages leave the ledger and one reference to each is dropped; false: the same ops come
- * again first, less the NOTEs of what was settled and all of what was lost meanwhile. n is what
- * wm_ledger_take_settled returned. */
+ * again first, less the NOTEs of what was settled and all of what was lost meanwhile. It may be
+ * ended in several slices, the last first. */
 size_t wm_ledger_take_settled(wm_ledger *l, wm_settle_op *ops, size_t max);
 /* Fills `gone` (room for n) with messages whose reference the caller must drop, outside its lock;
  * returns how many. */

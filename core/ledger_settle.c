@@ -101,8 +101,8 @@ size_t wm_ledger_settled(wm_ledger *l, wm_settle_op *ops, size_t n, bool ok, wm_
                          int64_t now) {
   size_t left = 0;
   wm_ledger_tick(l, now);
-  assert(n == l->out);
-  l->out = 0;
+  assert(n <= l->out);
+  l->out -= n;
   for (size_t i = n; i--;) { /* from the end, as each that comes again is put first */
     wm_message *msg = ops[i].msg;
     msg->entry.out = false;

@@ -19,9 +19,7 @@ static size_t class_for(size_t size) {
   return size <= sizeof(void *) ? 1 : (size - sizeof(void *) + STEP - 1) / STEP;
 }
 
-static size_t class_of(void *block) {
-  return (malloc_usable_size(block) - sizeof(void *)) / STEP;
-}
+static size_t class_of(void *block) { return (malloc_usable_size(block) - sizeof(void *)) / STEP; }
 
 static void *take(wm_pool *pool, size_t size) {
   size_t class = class_for(size);

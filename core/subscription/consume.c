@@ -18,7 +18,7 @@
 /* After so long one more idle consumer looks for what those who were woken have left. */
 #define NUDGE_MS 2
 /* The settler is told that this many ops have come together. */
-#define COLLECT_OPS 256
+#define COLLECT_OPS (WM_BATCH_MESSAGES / 2)
 
 /* ---- waking ------------------------------------------------------------------------------- */
 

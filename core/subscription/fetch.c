@@ -87,6 +87,23 @@ static bool open_group(wm_subscription *s) {
 
 /* ---- messages ----------------------------------------------------------------------------- */
 
+/* Under the lock: n messages in order, which it drops between slices, as others wait for it. */
+static void add(wm_subscription *s, wm_message *const *msgs, size_t n) {
+  while (n) {
+    size_t some = n < WM_LOCKED_MESSAGES ? n : WM_LOCKED_MESSAGES;
+    if (wm_ledger_add(s->ledger, msgs, some, wm_now_ms()) != WM_OK) {
+      wm_cond_wait_until(&s->fetch_wake, &s->lock, wm_now_ms() + MEMORY_AGAIN_MS);
+      continue;
+    }
+    msgs += some;
+    n -= some;
+    if (!n) break;
+    wm_subscription_wake(s, wm_now_ms());
+    pthread_mutex_unlock(&s->lock);
+    pthread_mutex_lock(&s->lock);
+  }
+}
+
 /* Moves what was fetched into the ledger; under the lock. */
 static void take_in(wm_subscription *s, wm_sink *sink, size_t asked) {
   int64_t now = wm_now_ms();
@@ -94,8 +111,7 @@ static void take_in(wm_subscription *s, wm_sink *sink, size_t asked) {
   s->stats.fetched += sink->n;
   for (size_t i = 0; i < sink->n; i++)
     s->stats.undecodable += sink->msgs[i]->undecodable != NULL;
-  while (sink->n && wm_ledger_add(s->ledger, sink->msgs, sink->n, now) != WM_OK)
-    wm_cond_wait_until(&s->fetch_wake, &s->lock, wm_now_ms() + MEMORY_AGAIN_MS);
+  add(s, sink->msgs, sink->n);
   wm_ledger_fetched(s->ledger, asked, sink->n, now);
   if (s->closing && sink->n)
     wm_subscription_wake_settler(s);

@@ -147,6 +147,15 @@ static char *describe(const char *topic, const char *group) {
   return n < 0 ? NULL : what;
 }
 
+/* It is held for moments only, so that spinning for it beats sleeping. */
+static void init_lock(pthread_mutex_t *lock) {
+  pthread_mutexattr_t attr;
+  pthread_mutexattr_init(&attr);
+  pthread_mutexattr_settype(&attr, PTHREAD_MUTEX_ADAPTIVE_NP);
+  pthread_mutex_init(lock, &attr);
+  pthread_mutexattr_destroy(&attr);
+}
+
 /* Everything but threads. The connection is the subscription's from here on, also on failure. */
 static wm_subscription *new_subscription(const char *url, const char *topic, wm_connection *conn,
                                          wm_settings *settings) {
@@ -158,7 +167,7 @@ static wm_subscription *new_subscription(const char *url, const char *topic, wm_
   }
   const wm_option_value *v = settings->values;
   atomic_store(&s->refs, 1);
-  pthread_mutex_init(&s->lock, NULL);
+  init_lock(&s->lock);
   wm_cond_init(&s->opened);
   wm_cond_init(&s->fetch_wake);
   wm_cond_init(&s->settle_wake);
@@ -236,10 +245,9 @@ static int wait_opened(wm_subscription *s, int64_t ms, wm_error *err) {
   }
   int code = s->opening == OPEN ? WM_OK : s->opening == FAILED ? s->open_error.code : WM_TIMEOUT;
   if (code == WM_TIMEOUT)
-    code = wm_fail_with(err, WM_UNREACHABLE,
-                        "%s: subscribing to %s: not within %.1f s (connect_timeout): %s",
-                        s->conn->masked, s->what, (double)ms / 1000.0,
-                        wm_subscription_open_cause(s));
+    code = wm_fail_with(
+        err, WM_UNREACHABLE, "%s: subscribing to %s: not within %.1f s (connect_timeout): %s",
+        s->conn->masked, s->what, (double)ms / 1000.0, wm_subscription_open_cause(s));
   else if (code != WM_OK && err)
     *err = s->open_error;
   pthread_mutex_unlock(&s->lock);

@@ -15,7 +15,7 @@
 #include "subscription/state.h"
 
 /* How long ops are collected while messages are handed out. */
-#define COLLECT_MS 1
+#define COLLECT_MS 2
 /* Claims are kept alive so many times within `takeover`. */
 #define TOUCHES 3
 #define TICK_MS 5000
@@ -79,6 +79,20 @@ static size_t count_lost(const wm_settle_op *ops, size_t n) {
   return lost;
 }
 
+/* Tells the ledger how a batch went; under the lock, which it drops between slices: whoever hands out or settles a
+ * message meanwhile waits for one at most. From the end, as the ledger puts what comes again first. */
+static void note_settled(wm_subscription *s, size_t n, bool ok) {
+  while (n) {
+    size_t first = (n - 1) / WM_LOCKED_MESSAGES * WM_LOCKED_MESSAGES;
+    size_t gone = wm_ledger_settled(s->ledger, s->ops + first, n - first, ok, s->gone, wm_now_ms());
+    pthread_mutex_unlock(&s->lock);
+    for (size_t i = 0; i < gone; i++)
+      wm_message_release(s->gone[i]);
+    pthread_mutex_lock(&s->lock);
+    n = first;
+  }
+}
+
 /* One batch; false: there is nothing to tell, or not now. */
 static bool settle_some(wm_subscription *s, int64_t now) {
   wm_settle_op *ops = s->ops;
@@ -98,17 +112,13 @@ static bool settle_some(wm_subscription *s, int64_t now) {
   size_t released = 0;
   for (size_t i = 0; code == WM_OK && i < n; i++)
     released += ops[i].kind == WM_SETTLE_RELEASE;
-  size_t gone = wm_ledger_settled(s->ledger, ops, n, code == WM_OK, s->gone, now);
   s->settle_at = now + wait;
   s->stats.settles++;
   s->stats.retries += code != WM_OK;
   s->stats.released += released;
   s->stats.lost += code == WM_OK ? count_lost(ops, n) : 0;
+  note_settled(s, n, code == WM_OK);
   wm_subscription_wake_fetcher(s, now);
-  pthread_mutex_unlock(&s->lock);
-  for (size_t i = 0; i < gone; i++)
-    wm_message_release(s->gone[i]);
-  pthread_mutex_lock(&s->lock);
   end_flushes(s, code == WM_OK ? n : 0, now);
   return true;
 }

@@ -23,6 +23,7 @@
 
 #define WM_BATCH_MESSAGES 1000    /* of one fetch or settle at most (BROKERS: bounds of a batch) */
 #define WM_BATCH_BYTES (4u << 20) /* of one fetch, about */
+#define WM_LOCKED_MESSAGES 64       /* put into the ledger or taken out of it without a break */
 #define WM_NEVER INT64_MAX
 /* What the broker gets for taking the last ops, when `close_timeout` is over. */
 #define WM_LAST_OPS_MS 2000
