@@ -4,6 +4,7 @@
  * and never waits.
  */
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -49,6 +50,13 @@ static bool keeps(const wm_generation *g) {
 static const char *error_of(const wm_generation *g) {
   for (int i = 0; i < g->n_workers; i++)
     if (atomic_load(&g->workers[i].ended) && g->workers[i].error) return g->workers[i].error;
+  return NULL;
+}
+
+/* What one of them asked for and cannot have; NULL: nothing. After they have loaded. */
+static const char *refused(const wm_generation *g) {
+  for (int i = 0; i < g->n_workers; i++)
+    if (g->workers[i].refused) return g->workers[i].refused;
   return NULL;
 }
 
@@ -142,7 +150,7 @@ static void fail_next(wm_script *s, const char *text, int64_t now) {
   keep_files(s, g);
   if (g->number == 1) {
     s->finished = true;
-    wm_host_failed(s->host, text);
+    wm_host_failed(s->host, text, g->holder.failure);
   } else {
     tell_failure(s, g, text);
   }
@@ -178,7 +186,9 @@ static void begin(wm_script *s, int64_t now) {
 }
 
 static void load(wm_script *s, wm_generation *g, int64_t now) {
-  if (all_loaded(g)) {
+  if (all_loaded(g) && refused(g)) {
+    fail_next(s, refused(g), now);
+  } else if (all_loaded(g)) {
     wm_registry_open(s->host->registry, &g->holder);
     enter(g, WM_OPENING, now, s->live ? OPEN_WAIT_MS : 0);
   } else if (now >= g->deadline) {
@@ -285,7 +295,7 @@ static void step_live(wm_script *s) {
   const char *error = error_of(g);
   if (!error && !ended(g)) return;
   if (error) {
-    wm_host_failed(s->host, error); /* which ends this one with all others */
+    wm_host_failed(s->host, error, g->holder.failure); /* which ends this one with all others */
     return;
   }
   if (s->next) return; /* which will take its place */

@@ -187,12 +187,12 @@ static void stop(wm_host *h, int code) {
     wm_script_stop(s, timeout);
 }
 
-void wm_host_failed(wm_host *h, const char *text) {
+void wm_host_failed(wm_host *h, const char *text, int reason) {
   if (h->config->log_json)
     wm_log_line_text(WM_LOG_ERROR, text);
   else
     fprintf(stderr, "wmlua: %s\n", text);
-  stop(h, WM_EXIT_FAILED);
+  stop(h, reason == WM_DENIED ? WM_EXIT_UNREACHABLE : WM_EXIT_FAILED);
 }
 
 static void take_signals(wm_host *h, int fd) {

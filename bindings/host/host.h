@@ -8,7 +8,6 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
-#include <uv.h>
 
 #include "files.h"
 #include "lua_limits.h"
@@ -52,6 +51,7 @@ struct wm_worker {
 
   /* Set by its thread, read by the control thread. */
   atomic_bool loaded; /* its chunk has returned or waits */
+  char *refused;      /* before that: a subscription that it asked for and cannot have */
   atomic_bool keeps;  /* it uses wm.keep */
   atomic_int answers; /* to "start" and "keep" */
   atomic_bool ended;  /* its state is closed; what is below does not change any more */
@@ -63,9 +63,7 @@ struct wm_worker {
 
   pthread_mutex_t lock; /* of what other threads use to reach the state */
   wm_lua_mailbox *box;  /* NULL: not yet, or closed */
-  uv_async_t async;     /* wakes its loop */
-  bool async_open;
-  atomic_bool forced; /* it is to end now */
+  atomic_bool forced;   /* it is to end now */
 };
 
 /* Starts the thread; WM_OK, WM_NOMEM. */
@@ -189,7 +187,7 @@ int wm_host_run(const wm_host_config *config);
 /* Any thread. */
 void wm_host_poke(wm_host *h);
 void wm_host_exit(wm_host *h, int code); /* os.exit */
-/* The control thread: a script has failed with text; the host ends. */
-void wm_host_failed(wm_host *h, const char *text);
+/* The control thread: a script has failed with text, for a reason of libwm or WM_OK; the host ends. */
+void wm_host_failed(wm_host *h, const char *text, int reason);
 
 #endif

@@ -62,8 +62,8 @@ static const char *text_of(int why) {
              : "stopped, since its time was over";
 }
 
-/* After an error the module's own code leads back to the loop, where the burst ends, without calling the script
- * again: it is let through, so that the error keeps the place in the script. */
+/* After an error the module's own code leads back to the loop, or to the next message, where the burst ends: it
+ * is let through, so that the error keeps the place in the script. */
 static bool leads_out(const wm_limits *l, const lua_Debug *ar) {
   return l->interrupted != WM_INTERRUPT_FORCED &&
          strncmp(ar->source, WM_EMBEDDED_CHUNK, strlen(WM_EMBEDDED_CHUNK)) == 0;
@@ -104,10 +104,8 @@ static void next_turn(wm_limits *l) {
   if (l->interrupted != WM_INTERRUPT_FORCED) l->interrupted = WM_INTERRUPT_NONE;
 }
 
-void wm_limits_turn(wm_limits *l) {
-  /* What was interrupted must not go on because it takes a message. */
-  if (!l->interrupted) next_turn(l);
-}
+/* What was interrupted does not come as far as taking a message: the module has caught its error. */
+void wm_limits_turn(wm_limits *l) { next_turn(l); }
 
 int wm_limits_call(lua_State *L, int nargs, int nresults, int handler) {
   wm_limits *l = current;

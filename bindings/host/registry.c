@@ -168,8 +168,10 @@ static void opened(void *arg, int code, const wm_error *err) {
   if (e->state == OPENING) {
     e->state = code == WM_OK ? OPEN : FAILED;
     if (err) e->err = *err;
-    for (member *m = e->members; m; m = m->next)
+    for (member *m = e->members; m; m = m->next) {
+      if (code != WM_OK) m->holder->failure = code;
       if (m->holder == e->owner) add_call(&c, &m->open, code, err);
+    }
   }
   unlock_and_call(r, &c);
   r->changed(r->arg);

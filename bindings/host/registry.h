@@ -9,6 +9,8 @@
 #ifndef WM_REGISTRY_H
 #define WM_REGISTRY_H
 
+#include <stdatomic.h>
+
 #include "wm.h"
 
 typedef struct wm_registry wm_registry;
@@ -17,6 +19,7 @@ typedef struct wm_registry wm_registry;
 typedef struct wm_holder {
   const void *script; /* what its generations have in common */
   int phase;          /* the registry's */
+  atomic_int failure; /* why a subscription of it will never work; WM_OK: none has failed */
 } wm_holder;
 
 /* changed(arg) is called, without the lock, by any thread, when a subscription has opened, failed or closed, or

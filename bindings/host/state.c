@@ -32,8 +32,13 @@ static int subscribe(void *arg, const char *url, const char *topic, const wm_opt
                      const char *where, wm_consumer **con, wm_done_cb cb, void *cb_arg,
                      wm_error *err) {
   wm_worker *w = arg;
-  return wm_registry_subscribe(host_of(w)->registry, &w->generation->holder, w->index, url, topic,
-                               opts, where, con, cb, cb_arg, err);
+  int code = wm_registry_subscribe(host_of(w)->registry, &w->generation->holder, w->index, url,
+                                   topic, opts, where, con, cb, cb_arg, err);
+  /* A script that loads must get all that it asks for: it would seem to work without. */
+  if (code != WM_OK && !atomic_load(&w->loaded) && !w->refused &&
+      asprintf(&w->refused, "%s: %s", where, err->text) < 0)
+    w->refused = NULL;
+  return code;
 }
 
 static void unsubscribe(void *arg, wm_consumer *con, int timeout_ms, wm_done_cb cb, void *cb_arg) {
@@ -138,6 +143,7 @@ static int call_back(lua_State *L, int nargs, int nresults, int flags) {
   lua_insert(L, base);
   int status = wm_limits_call(L, nargs, nresults, base);
   lua_remove(L, base);
+  if (atomic_load(&worker_of(L)->forced)) uv_stop(luv_loop(L));
   if (status == LUA_OK) return nresults == LUA_MULTRET ? lua_gettop(L) - base + 1 : nresults;
   if (!(flags & LUVF_CALLBACK_NOERRMSG))
     wm_log_line(WM_LOG_ERROR, "%s: error in a libuv callback: %s", worker_of(L)->name,
@@ -146,25 +152,36 @@ static int call_back(lua_State *L, int nargs, int nresults, int flags) {
   return -status;
 }
 
-/* wm_worker_force: the next instruction of Lua raises. */
-static void on_async(uv_async_t *async) {
-  wm_worker *w = async->data;
-  if (!atomic_load(&w->forced)) return;
-  wm_limits_unwind(&w->limits);
-  uv_stop(async->loop);
-}
-
-static void open_loop(lua_State *L, wm_worker *w) {
+static void open_loop(lua_State *L) {
   luv_set_callback(L, call_back);
   luaL_requiref(L, "luv", luaopen_luv, 0);
   lua_pop(L, 1);
-  int code = uv_async_init(luv_loop(L), &w->async, on_async);
-  if (code) luaL_error(L, "no event loop: %s", uv_strerror(code));
-  w->async.data = w;
-  uv_unref((uv_handle_t *)&w->async);
-  pthread_mutex_lock(&w->lock);
-  w->async_open = true;
-  pthread_mutex_unlock(&w->lock);
+}
+
+static int close_handle(lua_State *L) {
+  lua_getfield(L, 1, "is_closing");
+  lua_pushvalue(L, 1);
+  lua_call(L, 1, 1);
+  if (lua_toboolean(L, -1)) return 0;
+  lua_getfield(L, 1, "close");
+  lua_pushvalue(L, 1);
+  lua_call(L, 1, 0);
+  return 0;
+}
+
+/* Closes all handles and lets the loop see to it. lua_close alone frees those at once that are being closed, while
+ * libuv still has them. */
+static int close_loop(lua_State *L) {
+  enum { ROUNDS = 10 /* a callback of the closing may make new ones */ };
+  lua_getfield(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+  if (lua_getfield(L, -1, "luv") != LUA_TTABLE) return 0;
+  for (int i = 0; i == 0 || (i < ROUNDS && uv_loop_alive(luv_loop(L))); i++) {
+    lua_getfield(L, -1, "walk");
+    lua_pushcfunction(L, close_handle);
+    lua_call(L, 1, 0);
+    uv_run(luv_loop(L), UV_RUN_DEFAULT);
+  }
+  return 0;
 }
 
 /* ---- what the script finds -------------------------------------------------------------------------------- */
@@ -213,7 +230,7 @@ static void open_libraries(lua_State *L, wm_worker *w) {
   wm_limits_open(&w->limits, L);
   wm_lua_set_host(L, &w->lua_host);
   wm_loader_open(L, w->generation->files);
-  open_loop(L, w);
+  open_loop(L);
   lua_getglobal(L, "os");
   lua_pushcfunction(L, os_exit);
   lua_setfield(L, -2, "exit");
@@ -327,15 +344,12 @@ static char *text_of(lua_State *L) {
 
 /* Nobody reaches the state any more. */
 static void shut(wm_worker *w) {
-  wm_limits_leave(&w->limits);
   pthread_mutex_lock(&w->lock);
   wm_lua_mailbox *box = w->box;
-  bool open = w->async_open;
   w->box = NULL;
-  w->async_open = false;
   pthread_mutex_unlock(&w->lock);
   if (box) wm_lua_mailbox_release(box);
-  if (open) uv_close((uv_handle_t *)&w->async, NULL);
+  wm_limits_leave(&w->limits);
 }
 
 char *wm_state_run(wm_worker *w) {
@@ -348,6 +362,9 @@ char *wm_state_run(wm_worker *w) {
   int status = lua_pcall(L, 1, 1, 0);
   if (status != LUA_OK || !lua_isnil(L, -1)) error = text_of(L);
   shut(w);
+  lua_settop(L, 0);
+  lua_pushcfunction(L, close_loop);
+  lua_pcall(L, 0, 0, 0);
   lua_close(L);
   wm_limits_close(&w->limits);
   return error;

@@ -64,10 +64,8 @@ bool wm_worker_post(wm_worker *w, const char *event, int value) {
 
 void wm_worker_force(wm_worker *w) {
   atomic_store(&w->forced, true);
-  pthread_mutex_lock(&w->lock);
-  if (w->async_open) uv_async_send(&w->async);
-  pthread_mutex_unlock(&w->lock);
   wm_limits_force(&w->limits);
+  wm_worker_post(w, "stop", 0); /* wakes its loop */
 }
 
 void wm_worker_free(wm_worker *w) {
@@ -75,6 +73,7 @@ void wm_worker_free(wm_worker *w) {
   wm_kept_free(w->kept);
   wm_kept_free(w->leaves);
   pthread_mutex_destroy(&w->lock);
+  free(w->refused);
   free(w->error);
   free(w->name);
 }

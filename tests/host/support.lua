@@ -195,7 +195,7 @@ function Process:expect(stream, pattern, seconds)
   end, seconds)
   if ok and found[1] then return table.unpack(found) end
   error(("%s does not match '%s'; exit code %s; stderr:\n%s\nstdout:\n%s"):format(stream, pattern,
-    tostring(self.code), self.err, self.streams.out and self.out:sub(-2000) or "(elsewhere)"), 2)
+    tostring(self.code), self.err:sub(-4000), self.streams.out and self.out:sub(-2000) or "(elsewhere)"), 2)
 end
 
 ---Runs a program to its end: exit code, stdout, stderr.
@@ -205,6 +205,32 @@ function support.run(what)
   local p = support.start(what)
   local code = p:wait()
   return code, p.out, p.err
+end
+
+---Whether the program was built with a sanitizer, which takes more of everything.
+---@return boolean
+function support.sanitized()
+  local maps = support.read("/proc/self/maps") or ""
+  return WMLUA:find "build%-address" ~= nil or WMLUA:find "build%-thread" ~= nil or maps:find "libasan" ~= nil
+end
+
+local TICKS = tonumber(io.popen("getconf CLK_TCK"):read "a")
+
+---What a process has computed so far.
+---@param pid integer
+---@return number
+function support.cpu_ms(pid)
+  local fields = {}
+  for field in assert(support.read("/proc/" .. pid .. "/stat")):match("%) (.*)"):gmatch "%S+" do
+    fields[#fields + 1] = tonumber(field) or field
+  end
+  return (fields[12] + fields[13]) * 1000 // TICKS -- proc(5): utime, stime
+end
+
+---@param pid integer
+---@return integer
+function support.resident_kib(pid)
+  return tonumber(assert(support.read("/proc/" .. pid .. "/status")):match "VmRSS:%s*(%d+) kB")
 end
 
 -- ---- redis ----------------------------------------------------------------------------------------------------

@@ -138,16 +138,17 @@ static bool run(check *c) {
     report(c, "no thread could be started");
     return true;
   }
-  bool in_time = wait_ended(c, c->host.config->load_timeout.value);
-  if (!in_time) wm_worker_force(&c->worker);
-  if (!in_time && !wait_ended(c, FORCE_MS)) {
+  bool in_time = wait_ended(c, c->host.config->load_timeout.value), ended = in_time;
+  if (!in_time) {
     snprintf(text, sizeof text, "%s: has not loaded within load_timeout", c->script.path);
     report(c, text);
-    return false;
+    wm_worker_force(&c->worker);
+    ended = wait_ended(c, FORCE_MS);
+  } else if (c->worker.error) {
+    report(c, c->worker.error);
   }
-  if (c->worker.error) report(c, c->worker.error);
-  wm_worker_free(&c->worker);
-  return true;
+  if (ended) wm_worker_free(&c->worker);
+  return ended;
 }
 
 static bool check_script(const wm_cli_args *args, const wm_host_config *config, char *path,
@@ -218,6 +219,10 @@ int wm_cli_check(wm_cli_args *args) {
   wm_cli_log(args);
   int code = WM_EXIT_OK;
   bool all_ended = true;
+  if (args->n_operands && wm_watchdog_start() != 0) {
+    wm_cli_say(args, "no thread could be started");
+    return WM_EXIT_FAILED;
+  }
   for (size_t i = 0; i < args->n_operands; i++) {
     if (access(args->operands[i], F_OK) != 0) {
       wm_cli_say(args, "%s: no such file", args->operands[i]);
@@ -232,5 +237,6 @@ int wm_cli_check(wm_cli_args *args) {
   }
   code = wm_cli_printed(args, code);
   if (!all_ended) _exit(code);
+  wm_watchdog_stop();
   return code;
 }
