@@ -66,6 +66,10 @@ static int check_order(const wish *w, wm_error *err) {
     return wm_fail_with(err, WM_BAD_INPUT,
                         "order_by = \"%s\" and ordered = false exclude each other; leave one out",
                         text_of(w, WM_SUB_ORDER_BY));
+  if (w->values[WM_SUB_RELEASE_AFTER].number)
+    return wm_fail_with(err, WM_UNSUPPORTED,
+                        "release_after is not supported yet: the member that failed tries again "
+                        "itself; leave it out");
   if (!is_on(w, WM_SUB_TX)) return WM_OK;
   if (!has(w, WM_F_TX))
     return wm_fail_with(

@@ -51,6 +51,7 @@ static void what_excludes_each_other_is_refused(void **state) {
   sub_is("script:?dead_letter=or*", WM_BAD_INPUT, "dead_letter: the topic 'or*' has a '*'");
   sub_is("script:?dead_letter=dead&max_attempts=3", WM_OK, NULL);
   sub_is("script:?max_attempts=3", WM_BAD_INPUT, "max_attempts needs a topic");
+  sub_is("script:?release_after=3", WM_UNSUPPORTED, "release_after is not supported yet");
   sub_is("script:?on_undecodable=dead_letter", WM_BAD_INPUT, "dead_letter = TOPIC");
   sub_is("script:?on_undecodable=dead_letter&dead_letter=d", WM_OK, NULL);
   sub_is("script:?from=oldest&group=g", WM_OK, NULL);
