@@ -51,7 +51,7 @@ Handler.__index = Handler
 ---@field budget integer
 ---@field why string|nil   why it rests
 ---@field began number     when msg was taken, where there is a timeout
----@field overdue table|nil  the timer of the timeout
+---@field overdue table|false  the timer of the timeout
 local Worker = setmetatable({ __name = "wm.worker" }, { __index = fiber.Fiber })
 Worker.__index = Worker
 
@@ -60,31 +60,33 @@ Worker.__index = Worker
 local function forget_timeout(w)
   if w.overdue then
     loop.cancel(w.overdue)
-    w.overdue = nil
+    w.overdue = false
   end
 end
 
 -- Takes and handles messages until there is none, or the loop is due.
 local function run(w)
   local h = w.handler
-  local consumer, call, batch, timeout = h.consumer, h.call, h.batch, h.timeout
+  local consumer, call, timeout = h.consumer, h.call, h.timeout
+  local take, batch = consumer_next, nil
+  if h.batch > 1 then take, batch = consumer_take, h.batch end
   while true do
-    local msg, why
-    if batch > 1 then msg, why = consumer_take(consumer, batch) else msg, why = consumer_next(consumer) end
+    local msg, why = take(consumer, batch)
     if not msg then
       w.why = why
       return
     end
-    if batch > 1 then setmetatable(msg, handler.Batch) end
+    if batch then setmetatable(msg, handler.Batch) end
     if timeout then w.began = clock() end
     w.msg = msg
     local value, err, code = call(msg)
-    if value == nil and err == nil and batch == 1 then done(msg) else returned(h, msg, value, err, code) end
+    if value == nil and err == nil and not batch then done(msg) else returned(h, msg, value, err, code) end
     w.msg = nil
     h.handled = h.handled + 1
     if w.overdue then forget_timeout(w) end
-    w.budget = w.budget - 1
-    if w.budget <= 0 or w.foreign or h.over then
+    local budget = w.budget - 1
+    w.budget = budget
+    if budget <= 0 or w.foreign or h.over then
       w.why = "BUDGET"
       return
     end
@@ -129,7 +131,7 @@ function Worker:suspended()
 end
 
 function Worker:timed_out()
-  self.overdue = nil
+  self.overdue = false
   local h, msg = self.handler, self.msg
   local err = failure.new("TIMEOUT", ("timed out: not done within %s s (option timeout)"):format(h.timeout))
   if self.parked then
@@ -154,7 +156,7 @@ end
 
 local function new_worker(h)
   h.workers = h.workers + 1
-  return fiber.create(setmetatable({ handler = h, budget = BUDGET }, Worker), body)
+  return fiber.create(setmetatable({ handler = h, budget = BUDGET, overdue = false }, Worker), body)
 end
 
 ---The running worker never comes back; what it has in hand goes back.
