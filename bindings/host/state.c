@@ -130,7 +130,18 @@ void wm_worker_fill_host(wm_worker *w) {
 
 /* ---- the loop ------------------------------------------------------------------------------------------- */
 
+/* Was it raised on purpose, since the state ends? */
+static bool is_end(lua_State *L, int error) {
+  int top = lua_gettop(L);
+  lua_getfield(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+  if (lua_getfield(L, -1, "wm.host") == LUA_TTABLE) lua_getfield(L, -1, "ENDED");
+  bool same = lua_rawequal(L, -1, error);
+  lua_settop(L, top);
+  return same;
+}
+
 static int with_traceback(lua_State *L) {
+  if (is_end(L, 1)) return 0;
   const char *text = luaL_tolstring(L, 1, NULL);
   luaL_traceback(L, L, text, 1);
   return 1;
@@ -145,7 +156,7 @@ static int call_back(lua_State *L, int nargs, int nresults, int flags) {
   lua_remove(L, base);
   if (atomic_load(&worker_of(L)->forced)) uv_stop(luv_loop(L));
   if (status == LUA_OK) return nresults == LUA_MULTRET ? lua_gettop(L) - base + 1 : nresults;
-  if (!(flags & LUVF_CALLBACK_NOERRMSG))
+  if (!(flags & LUVF_CALLBACK_NOERRMSG) && lua_isstring(L, -1))
     wm_log_line(WM_LOG_ERROR, "%s: error in a libuv callback: %s", worker_of(L)->name,
                 lua_tostring(L, -1));
   lua_pop(L, 1);
@@ -356,6 +367,8 @@ char *wm_state_run(wm_worker *w) {
   lua_State *L = luaL_newstate();
   char *error = NULL;
   if (!L) return strdup("out of memory for a Lua state");
+  /* What a handler makes dies with its message, and scripts with their modules live long. */
+  lua_gc(L, LUA_GCGEN, 0, 0);
   w->limits.main = L;
   lua_pushcfunction(L, run_all);
   lua_pushlightuserdata(L, w);

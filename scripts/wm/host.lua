@@ -69,6 +69,7 @@ local END_POLL = 0.05
 
 local NOT_TO_WAIT = failure.new("CANCELLED", "the script is only being checked: its main chunk does not wait")
 local ENDED = failure.new("CANCELLED", "the script's generation has ended")
+host.ENDED = ENDED -- raised on purpose: nothing to be told
 
 local asked, loaded = false, false -- the host, whether it is loaded; its answer
 local ending -- { deadline, close }: the end has begun
@@ -242,7 +243,8 @@ function host.exit()
     if f.handler then handler.abandon(f) else task.abandon(f) end
     coroutine.yield()
   end
-  run_until_over()
+  -- Not within a callback: luv frees the handles that close meanwhile, and the callback's own may be one of them.
+  if not loop.inside() then run_until_over() end
   error(ENDED, 0)
 end
 
