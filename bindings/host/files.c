@@ -2,6 +2,7 @@
 #include "files.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +18,7 @@ typedef struct file {
 } file;
 
 struct wm_files {
+  atomic_uint refs;
   pthread_mutex_t lock; /* of all below */
   file **list;          /* each lives as long as the whole */
   size_t n, room;
@@ -24,12 +26,19 @@ struct wm_files {
 
 wm_files *wm_files_new(void) {
   wm_files *files = calloc(1, sizeof *files);
-  if (files) pthread_mutex_init(&files->lock, NULL);
+  if (!files) return NULL;
+  atomic_init(&files->refs, 1);
+  pthread_mutex_init(&files->lock, NULL);
   return files;
 }
 
-void wm_files_free(wm_files *files) {
-  if (!files) return;
+wm_files *wm_files_retain(wm_files *files) {
+  atomic_fetch_add(&files->refs, 1);
+  return files;
+}
+
+void wm_files_release(wm_files *files) {
+  if (!files || atomic_fetch_sub(&files->refs, 1) > 1) return;
   for (size_t i = 0; i < files->n; i++) {
     free(files->list[i]->path);
     free(files->list[i]);

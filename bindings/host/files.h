@@ -12,12 +12,13 @@
 
 typedef struct wm_files wm_files;
 
-wm_files *wm_files_new(void); /* NULL: out of memory */
-void wm_files_free(wm_files *files);
+wm_files *wm_files_new(void); /* with one reference; NULL: out of memory */
+wm_files *wm_files_retain(wm_files *files);
+void wm_files_release(wm_files *files); /* NULL: nothing */
 
 /* Once a path; what was read first counts. st NULL: it is not there, or was not read (then what is there now). */
 void wm_files_add(wm_files *files, const char *path, const struct stat *st);
-/* The i-th path, borrowed until wm_files_free; NULL past the last. */
+/* The i-th path, borrowed from files; NULL past the last. */
 const char *wm_files_at(wm_files *files, size_t i);
 /* Something has happened to `name` (NULL: to anything) in directory `dir`. Returns whether that concerns them;
  * when dir itself is one of them, it has changed. */

@@ -84,7 +84,7 @@ static void free_generation(wm_generation *g) {
   for (int i = 0; i < g->n_workers; i++)
     wm_worker_free(&g->workers[i]);
   free(g->workers);
-  wm_files_free(g->files);
+  wm_files_release(g->files);
   free(g);
 }
 
@@ -102,7 +102,7 @@ static wm_generation *new_generation(wm_script *s) {
     g->n_workers = n;
     return g;
   }
-  wm_files_free(g->files);
+  wm_files_release(g->files);
   free(g->workers);
   free(g);
   return NULL;
@@ -125,9 +125,8 @@ static void end_generation(wm_generation *g, int timeout_ms, bool all, int64_t n
 
 /* What it has read is still looked at, though it is gone. */
 static void keep_files(wm_script *s, wm_generation *g) {
-  wm_files_free(s->past);
-  s->past = g->files;
-  g->files = wm_files_new();
+  wm_files_release(s->past);
+  s->past = wm_files_retain(g->files);
 }
 
 /* ---- failing --------------------------------------------------------------------------------------------- */
@@ -259,7 +258,7 @@ static void start(wm_script *s, wm_generation *g, int64_t now) {
   s->live = g;
   s->next = NULL;
   enter(g, WM_LIVE, now, INT64_MAX);
-  wm_files_free(s->past);
+  wm_files_release(s->past);
   s->past = NULL;
   if (!old) return;
   wm_registry_retire(s->host->registry, &old->holder);
@@ -427,7 +426,7 @@ void wm_script_watch(const wm_script *s, wm_watch *watch) {
 }
 
 void wm_script_free(wm_script *s) {
-  wm_files_free(s->past);
+  wm_files_release(s->past);
   free(s->path);
   free(s);
 }

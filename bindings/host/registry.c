@@ -305,6 +305,18 @@ static int join(wm_registry *r, wm_holder *h, int worker, const wm_subscription_
   return code;
 }
 
+/* For a generation that ends, or failed while another of its workers was still loading: one that never gets
+ * anything. */
+static int give_dormant(member *m, const char *topic, calls *c, wm_error *err) {
+  wm_error ended;
+  int code = wm_consumer_open(&m->con, NULL, err);
+  if (code != WM_OK) return code;
+  wm_fail_with(&ended, WM_CLOSED, "subscribing to '%s': this generation of the script has ended",
+               topic);
+  add_call(c, &m->open, WM_CLOSED, &ended);
+  return WM_OK;
+}
+
 int wm_registry_subscribe(wm_registry *r, wm_holder *h, int worker, const char *url,
                           const char *topic, const wm_options *opts, const char *where,
                           wm_consumer **con, wm_done_cb cb, void *cb_arg, wm_error *err) {
@@ -320,15 +332,13 @@ int wm_registry_subscribe(wm_registry *r, wm_holder *h, int worker, const char *
   }
   *m = (member){.holder = h, .worker = worker, .open = {cb, cb_arg}};
   pthread_mutex_lock(&r->lock);
-  if (h->phase == PHASE_LOADING || h->phase == PHASE_LIVE)
+  bool joins = h->phase == PHASE_LOADING || h->phase == PHASE_LIVE;
+  if (joins)
     code = join(r, h, worker, &key, opts, where, m, &c, err);
   else
-    code = wm_fail_with(err, WM_CLOSED,
-                        "subscribing to '%s': this generation of the script has ended", topic);
-  if (code == WM_OK)
-    *con = m->con; /* before the end is told */
-  else
-    free(m);
+    code = give_dormant(m, topic, &c, err);
+  if (code == WM_OK) *con = m->con; /* before the end is told */
+  if (code != WM_OK || !joins) free(m);
   unlock_and_call(r, &c);
   wm_subscription_key_clear(&key);
   return code;
@@ -401,7 +411,7 @@ void wm_registry_unsubscribe(wm_registry *r, wm_consumer *con, int timeout_ms, w
   if (e) add_call(&c, &m->open, WM_CLOSED, &gone);
   bool owns = e && e->owner == m->holder;
   bool alone = e && e->members == m && !m->next;
-  if (!e) { /* forgotten: its generation was given up */
+  if (!e) { /* dormant, or its generation was given up */
     add_call(&c, &p, WM_OK, NULL);
   } else if (e->state == CLOSING) {
     add_closer(e, p);

@@ -100,13 +100,13 @@ describe("reload", function()
       end
       publish_until(total)
       pub:end_input()
-      assert.equal(0, pub:wait())
+      assert.equal(0, pub:wait(), pub.err)
       local switches = generation - #BROKEN
       support.wait("all are handled", function() return host.lines.out >= total end, 300)
       publish(broker, "report", "now")
       local stats = host:expect("out", "stats ([^\n]*)\n")
       host:kill "sigterm"
-      assert.equal(0, host:wait())
+      assert.equal(0, host:wait(), host.err)
       local seen, generations, n = tally(host.out)
       for payload = 1, total do
         if seen[tostring(payload)] ~= 1 then

@@ -46,7 +46,7 @@ describe("signals", function()
       publish("1", "2", "3")
       p:expect("out", "begin\t1\n")
       p:kill(signal)
-      assert.equal(0, p:wait())
+      assert.equal(0, p:wait(), p.err)
       assert.equal("begin\t1\nend\t1\nunload\n", p.out)
       assert.equal("2\n3\n", left())
     end)
@@ -71,7 +71,7 @@ describe("signals", function()
       for msg in wm.subscriber(nil, { group = "h" }):subscribe "t" do msg:ack() end
       print "the loop has ended"]]
     p:kill "sigterm"
-    assert.equal(0, p:wait())
+    assert.equal(0, p:wait(), p.err)
   end)
 
   it("ends while a script is still loading", function()
@@ -90,7 +90,7 @@ describe("signals", function()
     publish "1"
     p:expect("out", "begin\t1\n")
     p:kill "sigterm"
-    assert.equal(0, p:wait())
+    assert.equal(0, p:wait(), p.err)
     assert.matches("end\t1\n", p.out, 1, true)
     assert.equal("", left())
   end)
@@ -104,6 +104,6 @@ describe("signals", function()
     support.let_pass(0.3)
     assert.not_matches("generation 2", p.err)
     p:kill "sigterm"
-    assert.equal(0, p:wait())
+    assert.equal(0, p:wait(), p.err)
   end)
 end)

@@ -167,7 +167,7 @@ static bool check_script(const wm_cli_args *args, const wm_host_config *config, 
   else
     wm_cli_say(args, "%s: ok", path);
   if (!ended) return false;
-  wm_files_free(c->generation.files);
+  wm_files_release(c->generation.files);
   close(c->host.poke_fd);
   free(c);
   return true;

@@ -48,11 +48,11 @@ static const wm_option_def options[] = {
                      .help = "how long the server may take to answer before it counts as lost"},
     {0}};
 
+#define TEXT_OF(number) #number
+#define VERSION_OF(major, minor, patch) TEXT_OF(major) "." TEXT_OF(minor) "." TEXT_OF(patch)
+
 static const char *library(void) {
-  static char text[48];
-  if (!text[0])
-    snprintf(text, sizeof text, "hiredis %d.%d.%d", HIREDIS_MAJOR, HIREDIS_MINOR, HIREDIS_PATCH);
-  return text;
+  return "hiredis " VERSION_OF(HIREDIS_MAJOR, HIREDIS_MINOR, HIREDIS_PATCH);
 }
 
 static int parse_database(const char *path, long *out, wm_error *err) {
