@@ -50,15 +50,26 @@ static wm_consumer *next_in_state(wm_consumer *con, consumer_state state) {
   return con;
 }
 
+/* Who was woken last is the last to be woken again. */
+static void put_last(wm_subscription *s, wm_consumer *con) {
+  wm_consumer **at = &s->consumers;
+  while (*at != con)
+    at = &(*at)->next;
+  *at = con->next;
+  while (*at)
+    at = &(*at)->next;
+  *at = con;
+  con->next = NULL;
+}
+
 static void wake_one(wm_subscription *s, int64_t now) {
   wm_consumer *con = next_in_state(s->consumers, CON_WAITING);
-  if (con) {
-    wm_subscription_rouse(con);
-    return;
-  }
-  if (!(con = next_in_state(s->consumers, CON_IDLE))) return;
+  bool waits = con != NULL;
+  if (!con && !(con = next_in_state(s->consumers, CON_IDLE))) return;
   wm_subscription_rouse(con);
-  while ((con = next_in_state(con->next, CON_IDLE))) {
+  put_last(s, con);
+  if (waits) return;
+  for (con = s->consumers; (con = next_in_state(con, CON_IDLE)); con = con->next) {
     now += NUDGE_MS;
     if (con->due > now) arm(con, now);
   }

@@ -183,9 +183,9 @@ describe("wmlua run", function()
     local p = start([[
       local wm = require "wm"
       wm.on("t", { group = "g", max_in_flight = 2 }, function(msg)
-        print("begin", wm.worker, msg.payload)
+        io.write(("begin\t%d\t%s\n"):format(wm.worker, msg.payload)) -- at once: several threads write
         wm.sleep(0.1)
-        print("end", wm.worker, msg.payload)
+        io.write(("end\t%d\t%s\n"):format(wm.worker, msg.payload))
       end)]], { "--workers", "4" })
     support.wait("all handled", function() return p.lines.out == 16 end)
     p:kill "sigterm"
