@@ -310,14 +310,12 @@ static void close_host(wm_host *h) {
     h->scripts = s->next_script;
     wm_script_free(s);
   }
-  wm_registry_free(h->registry);
-  close(h->poke_fd);
 }
 
 int wm_host_run(const wm_host_config *config) {
-  wm_host *h = calloc(1, sizeof *h);
+  static wm_host host; /* pokes may come until the process ends */
+  wm_host *h = &host;
   int signal_fd;
-  if (!h) return WM_EXIT_FAILED;
   h->config = config;
   h->code = open_host(h, &signal_fd);
   if (h->code < 0) {
@@ -333,6 +331,5 @@ int wm_host_run(const wm_host_config *config) {
     _exit(code);
   }
   close_host(h);
-  free(h);
   return code;
 }

@@ -22,10 +22,10 @@ typedef struct wm_holder {
   atomic_int failure; /* why a subscription of it will never work; WM_OK: none has failed */
 } wm_holder;
 
-/* changed(arg) is called, without the lock, by any thread, when a subscription has opened, failed or closed, or
+/* It lasts as long as the process: a thread of libwm may still be on its way out of it when all is over.
+ * changed(arg) is called, without the lock, by any thread, when a subscription has opened, failed or closed, or
  * a consumer has begun to leave: wm_registry_tick has something to do. NULL: out of memory. */
 wm_registry *wm_registry_new(void (*changed)(void *arg), void *arg);
-void wm_registry_free(wm_registry *r); /* after wm_registry_idle */
 
 /* As the members of wm_lua_host. worker from 1. */
 int wm_registry_subscribe(wm_registry *r, wm_holder *h, int worker, const char *url,

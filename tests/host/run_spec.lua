@@ -199,6 +199,32 @@ describe("wmlua run", function()
     assert.is_not_nil(next(workers, next(workers)), "one worker got all")
   end)
 
+  it("lets a worker leave a subscription gently, whose messages the others get", function()
+    group("t", "g")
+    local p = start([[
+      local wm = require "wm"
+      local h
+      h = wm.on("t", { group = "g", max_in_flight = 2 }, function(msg)
+        print("begin", wm.worker, msg.payload)
+        if msg.payload == "first" then
+          wm.spawn(function() h:close() print("left", wm.worker) end)
+          wm.sleep(0.3)
+        end
+        print("end", wm.worker, msg.payload, msg.attempt)
+      end)]], { "--workers", "2" })
+    p:expect("err", "generation 1 is live")
+    publish("t", "first")
+    local worker = p:expect("out", "begin\t(%d)\tfirst\n")
+    publish("t", "2", "3", "4", "5", "6")
+    p:expect("out", ("end\t%s\tfirst\t1\nleft\t%s\n"):format(worker, worker))
+    support.wait("the other gets the rest", function() return p.lines.out == 13 end)
+    publish("t", "7")
+    p:expect("out", ("end\t%d\t7\t1\n"):format(3 - worker))
+    p:kill "sigterm"
+    assert.equal(0, p:wait(), p.err)
+    assert.equal(1, select(2, p.out:gsub("begin\t%d\tfirst", "")))
+  end)
+
   it("gives each worker a copy without a group", function()
     local p = start([[
       local wm = require "wm"
