@@ -261,4 +261,20 @@ function host.handlers()
   return list
 end
 
+-- How help calls the kinds of values that only Lua has.
+local SHOWN = { any = "", topic_or_false = "topic or false", table = "list" }
+
+---The options of wm.on that libwm does not know, for `wmlua help`, in the form of core.options().
+---@return { name: string, value: string, unit: string, help: string, where: string }[]
+function host.options()
+  local list = {}
+  for _, def in ipairs(router.own_options) do
+    if def.help then
+      list[#list + 1] = { name = def.name, value = def.value or "", unit = SHOWN[def.unit] or def.unit, help = def.help,
+        where = "handler" }
+    end
+  end
+  return list
+end
+
 return host

@@ -28,14 +28,26 @@ Router.__index = Router
 
 local DEFAULT_DEAD_LETTER = "dead_letter"
 
-local OWN = options.set{
-  { name = "name", unit = "text" }, { name = "broker", unit = "text" }, { name = "publish_to", unit = "text" },
-  { name = "publisher", unit = "any" }, { name = "retry", unit = "any" }, { name = "timeout", unit = "duration" },
-  { name = "dead_letter", unit = "topic_or_false" }, { name = "middleware", unit = "table" },
+-- The handler's own options, as `wmlua help on` shows them.
+router.own_options = {
+  { name = "name", unit = "text", help = "what it is called in logs and errors; without it the topic" },
+  { name = "broker", unit = "text", help = "URL of the broker of its topic; without it the default broker" },
+  { name = "publish_to", unit = "text", help = "topic for the strings and messages without a topic that it returns" },
+  { name = "publisher", unit = "any", help = "wm.publisher for what it returns; without it one on its own broker" },
+  { name = "retry", unit = "any", help = "what follows a failure: a list of seconds, "
+    .. "{ max_retries = 10, initial_interval = 0.5, multiplier = 2, max_interval = 60, intervals, rules }, "
+    .. "a function(msg, err), or false" },
+  { name = "dead_letter", unit = "topic_or_false", value = "dead_letter",
+    help = "topic for messages that are given up; false: retried for ever" },
+  { name = "timeout", unit = "duration",
+    help = "how long one message may take, waiting included; without it no limit" },
+  { name = "middleware", unit = "table", help = "functions around the handler, the first outermost: "
+    .. "function(msg, next) return next(msg) end" },
   { name = "max_attempts", instead = "retry = { max_retries = n }" },
   { name = "tx", later = true }, { name = "reply", later = true }, { name = "reply_topic", later = true },
   { name = "headers", later = true },
 }
+local OWN = options.set(router.own_options)
 
 -- What wm.configure also takes: the host's, given to it as text.
 local HOST = options.set{

@@ -46,7 +46,7 @@ describe("errors", function()
   it("explains commands, flags, options, groups of options, codes and exit codes", function()
     for word, text in pairs{
       pub = "usage: wmlua pub TOPIC", workers = "--workers N", max_in_flight = "max_in_flight (subscription)",
-      redis = "command_timeout", on = "takeover", TIMEOUT = "not within the time given", ["3"] = "denies access",
+      redis = "command_timeout", on = "takeover", retry = "what follows a failure", TIMEOUT = "not within the time given", ["3"] = "denies access",
       ["143"] = "signal 15",
     } do
       local code, out = run{ "help", word }
@@ -154,7 +154,8 @@ describe("errors", function()
     assert.equal(0, (run{ "pub", "--broker", broker, "t", "x", "--uuid", "forgotten-1" }))
     support.write(dir .. "/s.lua", [[
       local wm = require "wm"
-      for msg in wm.subscriber(nil, { group = "g", stall_warning = 0.2, takeover = 1 }):subscribe "t" do print(msg.payload) end]])
+      local sub = wm.subscriber(nil, { group = "g", stall_warning = 0.2, takeover = 1 })
+      for msg in sub:subscribe "t" do print(msg.payload) end]])
     local p = support.start{ cwd = dir, "run", "--broker", broker, "s.lua" }
     p:expect("err", "forgotten%-1")
     p:kill "sigkill"

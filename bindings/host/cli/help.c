@@ -7,6 +7,7 @@
 #include <strings.h>
 
 #include "cli.h"
+#include "lua_options.h"
 
 enum { FLAG_WIDTH = 26, WRAP = 96, NAME_SIZE = 96 };
 
@@ -76,25 +77,35 @@ static void print_option(FILE *out, const wm_option_info *o, bool with_where) {
            with_where ? o->where : "", with_where ? ")" : "");
   fprintf(out, "%s\n    ", head);
   char text[8 * NAME_SIZE];
-  snprintf(text, sizeof text, "%s; %s%s%s", o->help, o->unit, *o->value ? ", default " : "",
-           o->value);
+  snprintf(text, sizeof text, "%s%s%s%s%s", o->help, *o->unit ? "; " : "", o->unit,
+           *o->value ? ", default " : "", o->value);
   wrap(out, text, 4, 4);
 }
 
 /* Which groups of options a word asks for. */
 static bool asks_for(const char *word, const char *where) {
-  static const char *const groups[][2] = {
-      {"on", "subscription"}, {"subscriber", "subscription"}, {"subscribe", "subscription"}};
+  static const char *const groups[][2] = {{"on", "handler"},
+                                          {"on", "subscription"},
+                                          {"subscriber", "subscription"},
+                                          {"subscribe", "subscription"}};
   if (strcmp(word, where) == 0) return true;
   for (size_t i = 0; i < sizeof groups / sizeof *groups; i++)
     if (strcmp(groups[i][0], word) == 0 && strcmp(groups[i][1], where) == 0) return true;
   return false;
 }
 
+/* libwm's options, then those that only Lua knows. */
+static bool option_at(size_t i, wm_option_info *out) {
+  size_t n = 0;
+  while (n < i && wm_option_list(n, out))
+    n++;
+  return wm_option_list(i, out) || wm_lua_option_list(i - n, out);
+}
+
 static bool print_options(FILE *out, const char *word) {
   wm_option_info o;
   bool found = false;
-  for (size_t i = 0; wm_option_list(i, &o); i++) {
+  for (size_t i = 0; option_at(i, &o); i++) {
     bool by_name = strcmp(o.name, word) == 0;
     if (!by_name && !asks_for(word, o.where)) continue;
     print_option(out, &o, by_name);
@@ -181,7 +192,7 @@ static const char *next_word(void *arg, size_t i) {
   for (const wm_cli_command *c = wm_cli_commands; c->name; c++)
     if (i-- == 0) return c->name;
   size_t n = 0;
-  for (; wm_option_list(n, &o); n++)
+  for (; option_at(n, &o); n++)
     if (n == i) return o.name;
   i -= n;
   return i < sizeof codes / sizeof *codes ? wm_code_name(codes[i].code) : NULL;
@@ -218,5 +229,6 @@ int wm_cli_help(wm_cli_args *args) {
   fclose(out);
   wm_cli_put(text, len);
   free(text);
+  wm_lua_options_close();
   return wm_cli_printed(args, code);
 }
