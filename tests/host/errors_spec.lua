@@ -46,7 +46,8 @@ describe("errors", function()
   it("explains commands, flags, options, groups of options, codes and exit codes", function()
     for word, text in pairs{
       pub = "usage: wmlua pub TOPIC", workers = "--workers N", max_in_flight = "max_in_flight (subscription)",
-      redis = "command_timeout", on = "takeover", retry = "what follows a failure", TIMEOUT = "not within the time given", ["3"] = "denies access",
+      redis = "command_timeout", on = "takeover", retry = "what follows a failure",
+      TIMEOUT = "not within the time given", ["3"] = "denies access",
       ["143"] = "signal 15",
     } do
       local code, out = run{ "help", word }
