@@ -367,7 +367,7 @@ int64_t wm_script_step(wm_script *s, int64_t now) {
   if (s->live) step_live(s);
   if (s->old) step_old(s, now);
   step_endings(s, now);
-  if (s->changed && !s->next && !s->old && !s->host->stopping) begin(s, now);
+  if (s->changed && !s->next && !s->old && !s->ending && !s->host->stopping) begin(s, now);
   int64_t at = sooner(sooner(sooner(INT64_MAX, s->next), s->live), s->old);
   for (const wm_generation *g = s->ending; g; g = g->next)
     at = sooner(at, g);

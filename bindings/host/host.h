@@ -63,13 +63,14 @@ struct wm_worker {
 
   pthread_mutex_t lock; /* of what other threads use to reach the state */
   wm_lua_mailbox *box;  /* NULL: not yet, or closed */
-  atomic_bool forced;   /* it is to end now */
+  const char *missed;   /* the last event from before there was one; NULL: none */
+  int missed_value;
 };
 
 /* Starts the thread; WM_OK, WM_NOMEM. */
 int wm_worker_start(wm_worker *w, wm_generation *g, int index);
-/* Tells its state an event of wm_lua.h; false: there is none to be told. */
-bool wm_worker_post(wm_worker *w, const char *event, int value);
+/* Tells its state an event of wm_lua.h, when it has got so far as to hear it. */
+void wm_worker_post(wm_worker *w, const char *event, int value);
 /* Unwinds its state, whatever that does; C code goes on until it returns. */
 void wm_worker_force(wm_worker *w);
 void wm_worker_free(wm_worker *w); /* that has ended: joins its thread */

@@ -123,10 +123,7 @@ int wm_limits_call(lua_State *L, int nargs, int nresults, int handler) {
   return status;
 }
 
-void wm_limits_unwind(wm_limits *l) {
-  l->interrupted = WM_INTERRUPT_FORCED;
-  arm(l->main);
-}
+bool wm_limits_unwinds(void) { return current && current->interrupted == WM_INTERRUPT_FORCED; }
 
 /* ---- coroutine.resume and wrap ------------------------------------------------------------------- */
 

@@ -66,8 +66,8 @@ int wm_limits_call(lua_State *L, int nargs, int nresults, int handler);
 /* On the state's thread: what computed so far has come to its end. */
 void wm_limits_turn(wm_limits *l);
 
-/* On the state's thread, in a callback of its loop: the whole state is unwound. */
-void wm_limits_unwind(wm_limits *l);
+/* On a state's thread: whether it is being unwound as a whole. */
+bool wm_limits_unwinds(void);
 /* From another thread, while between enter and leave: unwinds the whole state. */
 void wm_limits_force(wm_limits *l);
 

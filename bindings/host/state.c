@@ -154,9 +154,9 @@ static int call_back(lua_State *L, int nargs, int nresults, int flags) {
   lua_insert(L, base);
   int status = wm_limits_call(L, nargs, nresults, base);
   lua_remove(L, base);
-  if (atomic_load(&worker_of(L)->forced)) uv_stop(luv_loop(L));
+  if (wm_limits_unwinds()) uv_stop(luv_loop(L));
   if (status == LUA_OK) return nresults == LUA_MULTRET ? lua_gettop(L) - base + 1 : nresults;
-  if (!(flags & LUVF_CALLBACK_NOERRMSG) && lua_isstring(L, -1))
+  if (!(flags & LUVF_CALLBACK_NOERRMSG) && lua_isstring(L, -1) && !wm_limits_unwinds())
     wm_log_line(WM_LOG_ERROR, "%s: error in a libuv callback: %s", worker_of(L)->name,
                 lua_tostring(L, -1));
   lua_pop(L, 1);
@@ -320,6 +320,7 @@ static void push_chunk(lua_State *L, const wm_worker *w) {
 static void open_mailbox(lua_State *L, wm_worker *w) {
   pthread_mutex_lock(&w->lock);
   w->box = wm_lua_mailbox_of(L);
+  if (w->missed) wm_lua_post(w->box, w->missed, w->missed_value);
   pthread_mutex_unlock(&w->lock);
 }
 

@@ -55,15 +55,18 @@ int wm_worker_start(wm_worker *w, wm_generation *g, int index) {
   return WM_NOMEM;
 }
 
-bool wm_worker_post(wm_worker *w, const char *event, int value) {
+void wm_worker_post(wm_worker *w, const char *event, int value) {
   pthread_mutex_lock(&w->lock);
-  bool told = w->box && wm_lua_post(w->box, event, value) == WM_OK;
+  if (w->box) {
+    wm_lua_post(w->box, event, value);
+  } else {
+    w->missed = event;
+    w->missed_value = value;
+  }
   pthread_mutex_unlock(&w->lock);
-  return told;
 }
 
 void wm_worker_force(wm_worker *w) {
-  atomic_store(&w->forced, true);
   wm_limits_force(&w->limits);
   wm_worker_post(w, "stop", 0); /* wakes its loop */
 }

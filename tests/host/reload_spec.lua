@@ -239,6 +239,30 @@ describe("reload", function()
     host:expect("out", "begin 2 attempt 2\n")
   end)
 
+  for what, never in pairs{ ["waits for ever"] = "wm.sleep(1e6)", ["computes for ever"] = "while true do end" } do
+    it("ends an old generation that " .. what .. ", and goes on", function()
+      if what:find "computes" and support.sanitizer() == "thread" then
+        return pending "signals are held back by the thread sanitizer"
+      end
+      local broker = support.brokers.sqlite(dir)
+      local code = ([[
+        local wm = require "wm"
+        wm.on("numbers", { group = "g" }, function(msg) print(wm.generation, msg.payload) end)
+        if wm.generation == 1 then wm.on_unload(function() %s end) end]]):format(never)
+      support.write(script, code)
+      start(broker, "--reload-grace", "100ms", "--burst-timeout", "0")
+      support.write(script, code .. " ")
+      switched_to(2)
+      host:expect("err", "generation 1 is not done within reload_grace")
+      support.write(script, code .. "  ")
+      switched_to(3) -- at most one old one is alive
+      publish(broker, "numbers", "a")
+      host:expect("out", "3\ta\n")
+      host:kill "sigterm"
+      assert.equal(0, host:wait(), host.err)
+    end)
+  end
+
   it("opens what a new generation wants, closes what it does not, changes options in place", function()
     local broker = support.brokers.sqlite(dir)
     local function code(topic, options)
