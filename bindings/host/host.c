@@ -24,6 +24,7 @@
 enum {
   SETTLE_MS = 50,        /* files are loaded that long after the last write */
   WATCH_AGAIN_MS = 1000, /* between tries to watch a directory that has gone */
+  GONE_MS = 1000,        /* a file that is away for longer is not just being replaced */
   LAST_MS = 5000         /* for the broker to take the last acks, when all else has ended */
 };
 
@@ -105,6 +106,12 @@ static int add_path(wm_host *h, const char *path) {
   return n < 0 ? WM_EXIT_FAILED : WM_EXIT_NOT_FOUND;
 }
 
+static int close_timeout(void) {
+  int64_t ms = 0;
+  wm_parse_duration(wm_subscription_options[WM_SUB_CLOSE_TIMEOUT].value, &ms);
+  return (int)ms;
+}
+
 /* ---- files --------------------------------------------------------------------------------------------- */
 
 static bool is_given_directory(const wm_host *h, const char *dir) {
@@ -147,6 +154,41 @@ static void add_new_scripts(wm_host *h) {
   }
 }
 
+static void sooner(int64_t *at, int64_t other) {
+  if (other < *at) *at = other;
+}
+
+/* A script of a directory ends when its file is taken away. */
+static void check_gone(wm_host *h, wm_script *s, int64_t now) {
+  if (!s->in_directory || h->stopping || wm_script_over(s)) return;
+  if (access(s->path, F_OK) == 0) {
+    s->gone_since = 0;
+    return;
+  }
+  if (!s->gone_since) s->gone_since = now;
+  if (now - s->gone_since < GONE_MS) {
+    if (!h->check_at) h->check_at = INT64_MAX;
+    sooner(&h->check_at, s->gone_since + GONE_MS);
+    return;
+  }
+  wm_log_line(WM_LOG_INFO, "%s: has been taken away, and ends", s->title);
+  s->changed = false;
+  wm_script_stop(s, close_timeout());
+}
+
+/* Those that have ended: their file may come again, as another script. */
+static void drop_gone(wm_host *h) {
+  for (wm_script **at = &h->scripts; *at;) {
+    wm_script *s = *at;
+    if (!s->gone_since || !wm_script_over(s)) {
+      at = &s->next_script;
+      continue;
+    }
+    *at = s->next_script;
+    wm_script_free(s);
+  }
+}
+
 static void check_files(wm_host *h, int64_t now) {
   h->check_at = 0;
   watch_all(h);
@@ -160,6 +202,8 @@ static void check_files(wm_host *h, int64_t now) {
     s->written = false;
     if (changed) s->changed = true;
   }
+  for (wm_script *s = h->scripts; s; s = s->next_script)
+    check_gone(h, s, now);
   add_new_scripts(h);
 }
 
@@ -170,12 +214,6 @@ static void reload_all(wm_host *h) {
 }
 
 /* ---- the end -------------------------------------------------------------------------------------------- */
-
-static int close_timeout(void) {
-  int64_t ms = 0;
-  wm_parse_duration(wm_subscription_options[WM_SUB_CLOSE_TIMEOUT].value, &ms);
-  return (int)ms;
-}
 
 static void stop(wm_host *h, int code) {
   if (h->stopping) return;
@@ -216,10 +254,6 @@ static bool all_over(const wm_host *h) {
 
 /* ---- the loop -------------------------------------------------------------------------------------------- */
 
-static void sooner(int64_t *at, int64_t other) {
-  if (other < *at) *at = other;
-}
-
 /* Everything that is due; returns when the next is. */
 static int64_t step(wm_host *h) {
   int64_t now = wm_now_ms(), at = INT64_MAX;
@@ -228,6 +262,7 @@ static int64_t step(wm_host *h) {
   if (h->check_at && now >= h->check_at) check_files(h, now);
   for (wm_script *s = h->scripts; s; s = s->next_script)
     sooner(&at, wm_script_step(s, now));
+  drop_gone(h);
   if (atomic_exchange(&h->files_added, false)) watch_all(h);
   int ms = wm_registry_tick(h->registry);
   if (ms >= 0) sooner(&at, now + ms);

@@ -127,7 +127,8 @@ struct wm_script {
   bool written;  /* a file of it was written, and closed */
   bool changed;  /* a generation is wanted */
   bool finished; /* it has run to its end, or failed at once */
-  bool in_directory; /* it was found in a directory that was given */
+  bool in_directory;  /* it was found in a directory that was given */
+  int64_t gone_since; /* its file was not there any more, then; 0: it is there */
   wm_setting reload_grace, load_timeout;
   wm_script *next_script;
 };
