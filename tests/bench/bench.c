@@ -43,6 +43,8 @@ double bench_now(void) {
   return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
 }
 
+double bench_processor(void) { return (double)clock() / CLOCKS_PER_SEC; }
+
 /* ---- failures -------------------------------------------------------------------------------------- */
 
 void bench_die(const char *format, ...) {

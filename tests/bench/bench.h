@@ -29,6 +29,7 @@ typedef struct bench_place {
   const raw_client *raw;   /* NULL: there is none (memory), or its library was not found */
   const raw_client *lax;   /* the same, less durable; mostly NULL */
   const char *appendfsync; /* Redis only */
+  long messages;           /* that fast runs take, at least a few tenths of a second */
 } bench_place;
 
 extern const bench_place bench_memory, bench_sqlite, bench_redis_always, bench_redis_everysec;
@@ -41,7 +42,8 @@ broker *bench_open(const bench_place *place, const char *what);
 long bench_count(long full);       /* times the scale, at least 1 */
 double bench_seconds(double full); /* likewise */
 int bench_rounds(void);
-double bench_now(void); /* seconds, monotonic */
+double bench_now(void);       /* seconds, monotonic */
+double bench_processor(void); /* seconds of processor time of this process, all threads */
 _Noreturn void bench_die(const char *format, ...) WM_PRINTF(1, 2);
 /* Ends the program unless rc is WM_OK. */
 void bench_check(int rc, const wm_error *err, const char *what);
@@ -61,7 +63,7 @@ void bench_run(bench_result *out, const bench_side *sides, size_t n, void *arg);
 double bench_median_rate(const bench_result *r, size_t side);
 /* The median over the rounds of rate[a] / rate[b]. */
 double bench_ratio(const bench_result *r, size_t a, size_t b);
-/* The median over the rounds of the microseconds that a message takes longer on side a than on b. */
+/* The median over the rounds of how many microseconds a message takes more on side a than on b. */
 double bench_extra_us(const bench_result *r, size_t a, size_t b);
 
 /* ---- messages ------------------------------------------------------------------------------------ */
@@ -89,8 +91,14 @@ bench_child bench_spawn(const char *script, const char *url, const char *const *
 /* Waits for its end; anything but exit status 0 ends the program. */
 void bench_wait(bench_child *child);
 void bench_stop(bench_child *child); /* SIGTERM, then waits */
-/* Runs a script that prints "<messages> <seconds>" as its only line; returns messages a second. */
-double bench_script(const char *script, const char *url, const char *const *args, long wanted);
+typedef struct bench_figures {
+  double rate;      /* messages a second */
+  double processor; /* messages a second of processor time; 0 where it is not measured */
+} bench_figures;
+
+/* Runs a script whose only line is "<messages> <seconds> [<seconds of processor time>]". */
+bench_figures bench_script(const char *script, const char *url, const char *const *args,
+                           long wanted);
 
 /* ---- rows ---------------------------------------------------------------------------------------- */
 

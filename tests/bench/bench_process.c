@@ -26,19 +26,22 @@ enum { MAX_ARGS = 16, PATH_ROOM = 512 };
 #define RAW_REDIS NULL
 #endif
 
-const bench_place bench_memory = {.name = "memory", .kind = &broker_memory};
+const bench_place bench_memory = {.name = "memory", .kind = &broker_memory, .messages = 50000};
 const bench_place bench_sqlite = {.name = "SQLite, synchronous=FULL",
                                   .kind = &broker_sqlite,
                                   .raw = RAW_SQLITE,
-                                  .lax = LAX_SQLITE};
+                                  .lax = LAX_SQLITE,
+                                  .messages = 20000};
 const bench_place bench_redis_always = {.name = "Redis, appendfsync always",
                                         .kind = &broker_redis,
                                         .raw = RAW_REDIS,
-                                        .appendfsync = "always"};
+                                        .appendfsync = "always",
+                                        .messages = 20000};
 const bench_place bench_redis_everysec = {.name = "Redis, appendfsync everysec",
                                           .kind = &broker_redis,
                                           .raw = RAW_REDIS,
-                                          .appendfsync = "everysec"};
+                                          .appendfsync = "everysec",
+                                          .messages = 40000};
 
 /* Is the backend in this build? Else why not. */
 static const char *not_built(const char *name) {
@@ -117,14 +120,17 @@ void bench_stop(bench_child *child) {
   bench_wait(child);
 }
 
-double bench_script(const char *script, const char *url, const char *const *args, long wanted) {
+bench_figures bench_script(const char *script, const char *url, const char *const *args,
+                           long wanted) {
   bench_child child = bench_spawn(script, url, args);
   char line[256];
   long messages = 0;
-  double seconds = 0;
+  double seconds = 0, processor = 0;
   while (fgets(line, sizeof line, child.out))
-    if (sscanf(line, "%ld %lf", &messages, &seconds) != 2) bench_die("%s: %s", script, line);
+    if (sscanf(line, "%ld %lf %lf", &messages, &seconds, &processor) < 2)
+      bench_die("%s: %s", script, line);
   bench_wait(&child);
   bench_counted(messages, wanted, script);
-  return (double)messages / seconds;
+  return (bench_figures){.rate = (double)messages / seconds,
+                         .processor = processor > 0 ? (double)messages / processor : 0};
 }
