@@ -48,7 +48,6 @@ Handler.__index = Handler
 ---@class wm.worker : wm.fiber
 ---@field handler wm.handler
 ---@field msg any        in hand
----@field budget integer
 ---@field why string|nil   why it rests
 ---@field began number     when msg was taken, where there is a timeout
 ---@field overdue table|false  the timer of the timeout
@@ -70,7 +69,7 @@ local function run(w)
   local consumer, call, timeout = h.consumer, h.call, h.timeout
   local take, batch = consumer_next, nil
   if h.batch > 1 then take, batch = consumer_take, h.batch end
-  while true do
+  for _ = 1, BUDGET do
     local msg, why = take(consumer, batch)
     if not msg then
       w.why = why
@@ -83,14 +82,10 @@ local function run(w)
     if value == nil and err == nil and not batch then done(msg) else returned(h, msg, value, err, code) end
     w.msg = nil
     h.handled = h.handled + 1
-    if w.overdue then forget_timeout(w) end
-    local budget = w.budget - 1
-    w.budget = budget
-    if budget <= 0 or w.foreign or h.over then
-      w.why = "BUDGET"
-      return
-    end
+    if timeout then forget_timeout(w) end
+    if w.foreign or h.over then break end
   end
+  w.why = "BUDGET"
 end
 
 -- The message in hand has failed by an error. Back to the loop, where a host that has raised it calms down.
@@ -156,7 +151,7 @@ end
 
 local function new_worker(h)
   h.workers = h.workers + 1
-  return fiber.create(setmetatable({ handler = h, budget = BUDGET, overdue = false }, Worker), body)
+  return fiber.create(setmetatable({ handler = h, overdue = false }, Worker), body)
 end
 
 ---The running worker never comes back; what it has in hand goes back.
@@ -223,7 +218,6 @@ local function hand_out(h)
     else
       return
     end
-    w.budget = BUDGET
     fiber.resume(w, w)
     if w.why then return end -- it rests: there is nothing more, or the loop is due
   end
