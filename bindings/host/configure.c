@@ -1,6 +1,6 @@
 /*
- * configure.c - wm.configure of what is the host's: settings that a script may give where no flag or variable of
- * the environment does. The worker's thread; what it sets is atomic.
+ * configure.c - wm.configure of what is the host's: settings that a script may give where no flag
+ * or variable of the environment does. The worker's thread; what it sets is atomic.
  */
 #include <string.h>
 

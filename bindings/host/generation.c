@@ -1,7 +1,7 @@
 /*
- * generation.c - how a script comes to a new generation: loads it beside the live one, takes over what that keeps
- * and its subscriptions, and lets it end. The control thread; each step looks at what the workers have said so far
- * and never waits.
+ * generation.c - how a script comes to a new generation: loads it beside the live one, takes over
+ * what that keeps and its subscriptions, and lets it end. The control thread; each step looks at
+ * what the workers have said so far and never waits.
  */
 #include <limits.h>
 #include <stdio.h>
@@ -19,7 +19,7 @@ enum {
   FORCE_MS = 2000      /* for one that was unwound */
 };
 
-/* ---- looking at workers ------------------------------------------------------------------------------ */
+/* ---- looking at workers --------------------------------------------------------------------- */
 
 static bool ended(const wm_generation *g) {
   for (int i = 0; i < g->n_workers; i++)
@@ -71,7 +71,7 @@ static void ask(wm_generation *g, const char *event) {
   post(g, event, 0);
 }
 
-/* ---- coming and going ---------------------------------------------------------------------------------- */
+/* ---- coming and going ----------------------------------------------------------------------- */
 
 static void enter(wm_generation *g, wm_phase phase, int64_t now, int64_t ms) {
   g->phase = phase;
@@ -129,7 +129,7 @@ static void keep_files(wm_script *s, wm_generation *g) {
   s->past = wm_files_retain(g->files);
 }
 
-/* ---- failing --------------------------------------------------------------------------------------------- */
+/* ---- failing -------------------------------------------------------------------------------- */
 
 static void tell_failure(const wm_script *s, const wm_generation *g, const char *text) {
   int first = (int)strcspn(text, "\n");
@@ -163,7 +163,7 @@ static void fail_late(wm_script *s, const char *what, int64_t now) {
   fail_next(s, text, now);
 }
 
-/* ---- the next generation ----------------------------------------------------------------------------------- */
+/* ---- the next generation -------------------------------------------------------------------- */
 
 static void begin(wm_script *s, int64_t now) {
   s->changed = false;
@@ -286,7 +286,7 @@ static void step_next(wm_script *s, int64_t now) {
   } while (s->next && s->next->phase != before);
 }
 
-/* ---- the others ------------------------------------------------------------------------------------------- */
+/* ---- the others ----------------------------------------------------------------------------- */
 
 /* A live one whose workers have all come to their end, or one of them to a bad one. */
 static void step_live(wm_script *s) {
@@ -374,7 +374,7 @@ int64_t wm_script_step(wm_script *s, int64_t now) {
   return at;
 }
 
-/* ---- for the host ------------------------------------------------------------------------------------------- */
+/* ---- for the host --------------------------------------------------------------------------- */
 
 void wm_script_stop(wm_script *s, int timeout_ms) {
   wm_generation **all[] = {&s->next, &s->old, &s->live};

@@ -1,6 +1,6 @@
 /*
- * host.c - the control thread of wmlua run: signals, changed files, what the workers say, and the end. It waits in
- * one poll and does all else in short steps.
+ * host.c - the control thread of wmlua run: signals, changed files, what the workers say, and the
+ * end. It waits in one poll and does all else in short steps.
  */
 #include "host.h"
 
@@ -28,7 +28,7 @@ enum {
   LAST_MS = 5000         /* for the broker to take the last acks, when all else has ended */
 };
 
-/* ---- from other threads ------------------------------------------------------------------------------- */
+/* ---- from other threads --------------------------------------------------------------------- */
 
 void wm_host_poke(wm_host *h) {
   if (!atomic_exchange(&h->poked, true)) eventfd_write(h->poke_fd, 1);
@@ -42,7 +42,7 @@ void wm_host_exit(wm_host *h, int code) {
   wm_host_poke(h);
 }
 
-/* ---- scripts ------------------------------------------------------------------------------------------- */
+/* ---- scripts -------------------------------------------------------------------------------- */
 
 static bool has_script(const wm_host *h, const char *path) {
   for (const wm_script *s = h->scripts; s; s = s->next_script)
@@ -50,7 +50,8 @@ static bool has_script(const wm_host *h, const char *path) {
   return false;
 }
 
-/* path NULL: only what -e and -l say. Put last, so that scripts begin in the order that was given. */
+/* path NULL: only what -e and -l say. Put last, so that scripts begin in the order that was
+ * given. */
 static bool add_script(wm_host *h, const char *path, bool in_directory) {
   const wm_host_config *config = h->config;
   wm_script *s = calloc(1, sizeof *s);
@@ -76,7 +77,8 @@ static int is_lua(const struct dirent *entry) {
   return entry->d_name[0] != '.' && len > 4 && strcmp(entry->d_name + len - 4, ".lua") == 0;
 }
 
-/* Adds the scripts of a directory that are not known yet. The number of all there, -1: errno says why. */
+/* Adds the scripts of a directory that are not known yet. The number of all there, -1: errno says
+ * why. */
 static int add_directory(wm_host *h, const char *dir) {
   struct dirent **entries;
   int n = scandir(dir, &entries, is_lua, alphasort);
@@ -112,7 +114,7 @@ static int close_timeout(void) {
   return (int)ms;
 }
 
-/* ---- files --------------------------------------------------------------------------------------------- */
+/* ---- files ---------------------------------------------------------------------------------- */
 
 static bool is_given_directory(const wm_host *h, const char *dir) {
   for (size_t i = 0; i < h->config->n_paths; i++) {
@@ -213,7 +215,7 @@ static void reload_all(wm_host *h) {
     s->changed = true;
 }
 
-/* ---- the end -------------------------------------------------------------------------------------------- */
+/* ---- the end -------------------------------------------------------------------------------- */
 
 static void stop(wm_host *h, int code) {
   if (h->stopping) return;
@@ -252,7 +254,7 @@ static bool all_over(const wm_host *h) {
   return true;
 }
 
-/* ---- the loop -------------------------------------------------------------------------------------------- */
+/* ---- the loop ------------------------------------------------------------------------------- */
 
 /* Everything that is due; returns when the next is. */
 static int64_t step(wm_host *h) {
@@ -303,7 +305,7 @@ static void wait_for_more(wm_host *h, int signal_fd, int64_t at) {
   if (fds[2].revents) wm_watch_read(h->watch, seen, h);
 }
 
-/* ---- beginning --------------------------------------------------------------------------------------------- */
+/* ---- beginning ------------------------------------------------------------------------------ */
 
 static void tell_broker(const wm_host_config *config) {
   char masked[WM_ERROR_MAX], where[PATH_MAX] = "";

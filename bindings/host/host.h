@@ -1,7 +1,8 @@
 /*
- * host.h - what wmlua run is made of: a host has scripts, a script has generations, a generation has workers. The
- * control thread (host.c) owns all of them; a worker's thread (worker.c) touches its own worker, what has a lock
- * or is atomic, and pokes the control thread when that should look again.
+ * host.h - what wmlua run is made of: a host has scripts, a script has generations, a generation
+ * has workers. The control thread (host.c) owns all of them; a worker's thread (worker.c) touches
+ * its own worker, what has a lock or is atomic, and pokes the control thread when that should look
+ * again.
  */
 #ifndef WM_HOST_H
 #define WM_HOST_H
@@ -32,7 +33,7 @@ typedef struct wm_prelude {
   const char *text;
 } wm_prelude;
 
-/* ---- workers ----------------------------------------------------------------------------------- */
+/* ---- workers -------------------------------------------------------------------------------- */
 
 /* Plain data that one generation leaves to the next, by name. */
 typedef struct wm_kept {
@@ -76,8 +77,8 @@ void wm_worker_force(wm_worker *w);
 void wm_worker_free(wm_worker *w); /* that has ended: joins its thread */
 void wm_kept_free(wm_kept *list);
 
-/* state.c: opens the state, runs the script, closes the state. On the worker's thread. Returns the text of the error, to be freed,
- * or NULL. */
+/* state.c: opens the state, runs the script, closes the state. On the worker's thread. Returns the
+ * text of the error, to be freed, or NULL. */
 char *wm_state_run(wm_worker *w);
 /* The callbacks of a wm_lua_host whose arg is a wm_worker. */
 void wm_worker_fill_host(wm_worker *w);
@@ -87,7 +88,7 @@ int wm_worker_configure(void *worker, const char *name, const char *value, wm_er
 /* Whether a flag or a variable wins over it. */
 bool wm_worker_is_fixed(const wm_worker *w, const char *name);
 
-/* ---- generations ---------------------------------------------------------------------------------- */
+/* ---- generations ---------------------------------------------------------------------------- */
 
 typedef enum wm_phase {
   WM_LOADING,  /* its chunks run for the first time */
@@ -134,7 +135,8 @@ struct wm_script {
 };
 
 /* generation.c; the control thread. */
-/* Moves the script on; returns the monotonic ms at which it wants to be called again, INT64_MAX: when poked. */
+/* Moves the script on; returns the monotonic ms at which it wants to be called again, INT64_MAX:
+ * when poked. */
 int64_t wm_script_step(wm_script *s, int64_t now);
 /* All its generations are to end within timeout_ms. */
 void wm_script_stop(wm_script *s, int timeout_ms);
@@ -147,7 +149,7 @@ bool wm_script_happened(const wm_script *s, const char *dir, const char *name);
 void wm_script_watch(const wm_script *s, wm_watch *watch);
 void wm_script_free(wm_script *s);
 
-/* ---- the host ------------------------------------------------------------------------------------- */
+/* ---- the host ------------------------------------------------------------------------------- */
 
 typedef struct wm_host_config {
   const char *broker; /* by flag or environment; NULL: neither */
@@ -189,7 +191,8 @@ int wm_host_run(const wm_host_config *config);
 /* Any thread. */
 void wm_host_poke(wm_host *h);
 void wm_host_exit(wm_host *h, int code); /* os.exit */
-/* The control thread: a script has failed with text, for a reason of libwm or WM_OK; the host ends. */
+/* The control thread: a script has failed with text, for a reason of libwm or WM_OK; the host
+ * ends. */
 void wm_host_failed(wm_host *h, const char *text, int reason);
 
 #endif

@@ -1,6 +1,6 @@
 /*
- * limits.c - see lua_limits.h. The signal handler runs on the thread of its state, so that what it shares with that
- * needs no more than volatile; the watchdog meets atomics only.
+ * limits.c - see lua_limits.h. The signal handler runs on the thread of its state, so that what it
+ * shares with that needs no more than volatile; the watchdog meets atomics only.
  */
 #include "lua_limits.h"
 
@@ -26,7 +26,7 @@ enum {
 
 static _Thread_local wm_limits *current;
 
-/* ---- memory ------------------------------------------------------------------------------------ */
+/* ---- memory --------------------------------------------------------------------------------- */
 
 static void tell_memory(wm_limits *l, size_t limit) {
   int64_t now = wm_now_ms();
@@ -54,7 +54,7 @@ static void *allocate(void *arg, void *old, size_t old_size, size_t size) {
   return data;
 }
 
-/* ---- bursts ------------------------------------------------------------------------------------ */
+/* ---- bursts --------------------------------------------------------------------------------- */
 
 static const char *text_of(int why) {
   return why == WM_INTERRUPT_BURST
@@ -62,8 +62,8 @@ static const char *text_of(int why) {
              : "stopped, since its time was over";
 }
 
-/* After an error the module's own code leads back to the loop, or to the next message, where the burst ends: it
- * is let through, so that the error keeps the place in the script. */
+/* After an error the module's own code leads back to the loop, or to the next message, where the
+ * burst ends: it is let through, so that the error keeps the place in the script. */
 static bool leads_out(const wm_limits *l, const lua_Debug *ar) {
   return l->interrupted != WM_INTERRUPT_FORCED &&
          strncmp(ar->source, WM_EMBEDDED_CHUNK, strlen(WM_EMBEDDED_CHUNK)) == 0;
@@ -104,7 +104,8 @@ static void next_turn(wm_limits *l) {
   if (l->interrupted != WM_INTERRUPT_FORCED) l->interrupted = WM_INTERRUPT_NONE;
 }
 
-/* What was interrupted does not come as far as taking a message: the module has caught its error. */
+/* What was interrupted does not come as far as taking a message: the module has caught its
+ * error. */
 void wm_limits_turn(wm_limits *l) { next_turn(l); }
 
 int wm_limits_call(lua_State *L, int nargs, int nresults, int handler) {
@@ -125,10 +126,10 @@ int wm_limits_call(lua_State *L, int nargs, int nresults, int handler) {
 
 bool wm_limits_unwinds(void) { return current && current->interrupted == WM_INTERRUPT_FORCED; }
 
-/* ---- coroutine.resume and wrap ------------------------------------------------------------------- */
+/* ---- coroutine.resume and wrap -------------------------------------------------------------- */
 
-/* Moves n arguments from L to co, resumes it, moves what it gives back. Returns how many those are, or -1: the
- * error is on top of L. */
+/* Moves n arguments from L to co, resumes it, moves what it gives back. Returns how many those are,
+ * or -1: the error is on top of L. */
 static int resume(lua_State *L, lua_State *co, int n) {
   wm_limits *l = current;
   int status, results;
@@ -215,7 +216,7 @@ static void replace_coroutines(lua_State *L) {
   lua_pop(L, 1);
 }
 
-/* ---- watchdog ---------------------------------------------------------------------------------- */
+/* ---- watchdog ------------------------------------------------------------------------------- */
 
 static struct {
   pthread_mutex_t lock; /* of all below, and of what wm_limits says */
@@ -306,7 +307,7 @@ void wm_watchdog_stop(void) {
   watchdog.running = false;
 }
 
-/* ---- a state's life ------------------------------------------------------------------------------ */
+/* ---- a state's life ------------------------------------------------------------------------- */
 
 void wm_limits_open(wm_limits *l, lua_State *L) {
   current = l;

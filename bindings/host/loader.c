@@ -16,7 +16,7 @@
 
 enum { READ_TRIES = 10, READ_PAUSE_MS = 50, READ_AT_ONCE = 64 * 1024 };
 
-/* ---- reading ----------------------------------------------------------------------------------- */
+/* ---- reading -------------------------------------------------------------------------------- */
 
 typedef struct content {
   char *data;
@@ -106,7 +106,7 @@ int wm_loader_load(lua_State *L, wm_files *files, const char *path) {
   return status;
 }
 
-/* ---- what Lua sees ------------------------------------------------------------------------------- */
+/* ---- what Lua sees -------------------------------------------------------------------------- */
 
 static wm_files *files_of(lua_State *L) { return lua_touserdata(L, lua_upvalueindex(1)); }
 
@@ -127,7 +127,8 @@ static int search(lua_State *L) {
   return 2;
 }
 
-/* loadfile and dofile without a name read standard input: those are left to Lua's own, upvalue 2. */
+/* loadfile and dofile without a name read standard input: those are left to Lua's own, upvalue
+ * 2. */
 static int own(lua_State *L) {
   lua_pushvalue(L, lua_upvalueindex(2));
   lua_insert(L, 1);

@@ -1,6 +1,6 @@
 /*
- * log_line.h - the host's log on stderr: one write a line, from any thread, so that lines of several threads
- * do not mix. Set up once, before other threads start.
+ * log_line.h - the host's log on stderr: one write a line, from any thread, so that lines of
+ * several threads do not mix. Set up once, before other threads start.
  */
 #ifndef WM_LOG_LINE_H
 #define WM_LOG_LINE_H

@@ -1,12 +1,14 @@
 /*
- * lua_limits.h - what a Lua state may use: memory, and computing time between two points where it lets the loop go
- * on. A wm_limits belongs to one state and its thread; one watchdog thread looks at all of them.
+ * lua_limits.h - what a Lua state may use: memory, and computing time between two points where it
+ * lets the loop go on. A wm_limits belongs to one state and its thread; one watchdog thread looks
+ * at all of them.
  *
- * A burst begins when the loop calls a callback, when a coroutine is resumed by code that is in no coroutine
- * itself, when either returns, and when the next message is taken. The watchdog compares the CPU time of the thread since it first saw the burst. What
- * exceeds it is interrupted: a signal to the thread arms a hook on the coroutine that runs, which raises, and
- * raises again as long as the burst lasts, so that no pcall goes on. A nested coroutine that ends hands the hook
- * to the one that resumed it. C code inside one call cannot be stopped, only reported.
+ * A burst begins when the loop calls a callback, when a coroutine is resumed by code that is in no
+ * coroutine itself, when either returns, and when the next message is taken. The watchdog compares
+ * the CPU time of the thread since it first saw the burst. What exceeds it is interrupted: a signal
+ * to the thread arms a hook on the coroutine that runs, which raises, and raises again as long as
+ * the burst lasts, so that no pcall goes on. A nested coroutine that ends hands the hook to the one
+ * that resumed it. C code inside one call cannot be stopped, only reported.
  */
 #ifndef WM_LUA_LIMITS_H
 #define WM_LUA_LIMITS_H
@@ -51,8 +53,8 @@ typedef struct wm_limits {
   struct wm_limits *next;
 } wm_limits;
 
-/* On the thread that will run L, which must be fresh: memory is counted from now on; coroutine.resume and wrap
- * are replaced. */
+/* On the thread that will run L, which must be fresh: memory is counted from now on;
+ * coroutine.resume and wrap are replaced. */
 void wm_limits_open(wm_limits *l, lua_State *L);
 /* After L was closed. */
 void wm_limits_close(wm_limits *l);
@@ -60,7 +62,8 @@ void wm_limits_close(wm_limits *l);
 void wm_limits_enter(wm_limits *l);
 void wm_limits_leave(wm_limits *l);
 
-/* Calls a function as lua_pcall with nothing on the other side of it but the loop: a burst of its own. */
+/* Calls a function as lua_pcall with nothing on the other side of it but the loop: a burst of its
+ * own. */
 int wm_limits_call(lua_State *L, int nargs, int nresults, int handler);
 
 /* On the state's thread: what computed so far has come to its end. */

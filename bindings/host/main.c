@@ -1,6 +1,6 @@
 /*
- * main.c - wmlua: finds the command and runs it. A file in the place of a command is run with all that follows
- * as its arguments, so that scripts may begin with `#!/usr/bin/env wmlua`.
+ * main.c - wmlua: finds the command and runs it. A file in the place of a command is run with all
+ * that follows as its arguments, so that scripts may begin with `#!/usr/bin/env wmlua`.
  */
 #include <signal.h>
 #include <stdlib.h>

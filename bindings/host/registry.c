@@ -1,6 +1,6 @@
 /*
- * registry.c - see registry.h: what happens to a generation's subscriptions as a whole, and what comes due. The control
- * thread.
+ * registry.c - see registry.h: what happens to a generation's subscriptions as a whole, and what
+ * comes due. The control thread.
  */
 #include "registry.h"
 
@@ -65,7 +65,8 @@ static void take_options(wm_entry *e) {
   wm_error err;
   if (!e->next_opts) return;
   bool same = e->opts && wm_options_same(e->opts, e->next_opts);
-  /* Its options were checked when it was asked for, and those that cannot change are part of the key. */
+  /* Its options were checked when it was asked for, and those that cannot change are part of the
+   * key. */
   if (!same && e->opts) wm_subscription_configure(e->sub, e->next_opts, &err);
   wm_options_free(e->opts);
   e->opts = e->next_opts;
@@ -154,7 +155,7 @@ void wm_registry_forget(wm_registry *r, wm_holder *h) {
   r->changed(r->arg);
 }
 
-/* ---- what comes due -------------------------------------------------------------------------------------- */
+/* ---- what comes due ------------------------------------------------------------------------- */
 
 static void sooner(int *ms, int64_t other) {
   if (other < 0) other = 0;

@@ -1,13 +1,14 @@
 /*
- * registry_entry.c - the subscriptions of a registry: how they open, are attached to and close. Callbacks of states are
- * called without the lock, from a list that is gathered under it; calls of libwm that never wait are made under it.
+ * registry_entry.c - the subscriptions of a registry: how they open, are attached to and close.
+ * Callbacks of states are called without the lock, from a list that is gathered under it; calls of
+ * libwm that never wait are made under it.
  */
 #include <stdlib.h>
 
 #include "error.h"
 #include "registry_state.h"
 
-/* ---- calling back -------------------------------------------------------------------------------- */
+/* ---- calling back --------------------------------------------------------------------------- */
 
 void wm_calls_add(wm_calls *c, wm_pending *p, int code, const wm_error *err) {
   if (!p->cb) return;
@@ -34,7 +35,7 @@ void wm_registry_unlock(wm_registry *r, wm_calls *c) {
   free(c->list);
 }
 
-/* ---- entries --------------------------------------------------------------------------------------- */
+/* ---- entries -------------------------------------------------------------------------------- */
 
 wm_entry *wm_entry_new(wm_registry *r, const wm_holder *h, const wm_subscription_key *key,
                        int worker) {
@@ -76,7 +77,7 @@ bool wm_entry_has(const wm_entry *e, const wm_holder *h) {
   return false;
 }
 
-/* ---- libwm's answers; threads of the library --------------------------------------------------------- */
+/* ---- libwm's answers; threads of the library ------------------------------------------------ */
 
 static void opened(void *arg, int code, const wm_error *err) {
   wm_entry *e = arg;
@@ -109,7 +110,7 @@ static void closed(void *arg, int code, const wm_error *err) {
   r->changed(r->arg);
 }
 
-/* ---- opening and closing; under the lock --------------------------------------------------------------- */
+/* ---- opening and closing; under the lock ---------------------------------------------------- */
 
 int wm_entry_open(wm_entry *e, wm_error *err) {
   wm_options *opts = e->next_opts ? e->next_opts : e->opts;

@@ -1,6 +1,6 @@
 /*
- * registry_join.c - how a state joins a subscription and leaves it. The thread of the state, but for members that
- * leave later.
+ * registry_join.c - how a state joins a subscription and leaves it. The thread of the state, but
+ * for members that leave later.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -10,7 +10,7 @@
 #include "options.h"
 #include "registry_state.h"
 
-/* ---- joining ------------------------------------------------------------------------------------------ */
+/* ---- joining -------------------------------------------------------------------------------- */
 
 static wm_entry *find(wm_registry *r, const wm_holder *h, const wm_subscription_key *key,
                       int worker) {
@@ -88,8 +88,8 @@ static int join(wm_registry *r, wm_holder *h, int worker, const wm_subscription_
   return code;
 }
 
-/* For a generation that ends, or failed while another of its workers was still loading: one that never gets
- * anything. */
+/* For a generation that ends, or failed while another of its workers was still loading: one that
+ * never gets anything. */
 static int give_dormant(wm_member *m, const char *topic, wm_calls *c, wm_error *err) {
   wm_error ended;
   int code = wm_consumer_open(&m->con, NULL, err);
@@ -127,7 +127,7 @@ int wm_registry_subscribe(wm_registry *r, wm_holder *h, int worker, const char *
   return code;
 }
 
-/* ---- leaving ------------------------------------------------------------------------------------------ */
+/* ---- leaving -------------------------------------------------------------------------------- */
 
 static wm_entry *entry_of(wm_registry *r, const wm_consumer *con, wm_member **out) {
   for (wm_entry *e = r->entries; e; e = e->next)
@@ -154,7 +154,8 @@ static int default_close_timeout(void) {
   return (int)ms;
 }
 
-/* It leaves while others stay, or after its generation was replaced: what it has in hand gets its time. */
+/* It leaves while others stay, or after its generation was replaced: what it has in hand gets its
+ * time. */
 static void begin_leaving(wm_entry *e, wm_member *m, wm_pending p, int timeout_ms) {
   wm_error ignored;
   m->leaving = true;

@@ -1,6 +1,7 @@
 /*
- * registry_state.h - the inside of the registry, shared by registry.c, registry_join.c and registry_entry.c: an entry a
- * subscription, a member a consumer. All of it is under the registry's one lock, but where it says otherwise.
+ * registry_state.h - the inside of the registry, shared by registry.c, registry_join.c and
+ * registry_entry.c: an entry a subscription, a member a consumer. All of it is under the registry's
+ * one lock, but where it says otherwise.
  */
 #ifndef WM_REGISTRY_STATE_H
 #define WM_REGISTRY_STATE_H
@@ -69,7 +70,7 @@ typedef struct wm_calls {
   size_t n, room;
 } wm_calls;
 
-/* ---- registry_entry.c ---- */
+/* ---- registry_entry.c ----------------------------------------------------------------------- */
 
 /* *p is called with the others, once, if it is anything. */
 void wm_calls_add(wm_calls *c, wm_pending *p, int code, const wm_error *err);
@@ -87,7 +88,7 @@ void wm_entry_add_closer(wm_entry *e, wm_pending p);
 /* Attaches those of h that do not leave. */
 int wm_entry_attach(wm_entry *e, const wm_holder *h, wm_error *err);
 
-/* ---- registry_join.c ---- */
+/* ---- registry_join.c ------------------------------------------------------------------------ */
 
 /* Of a member that leaves: true when it has, and is freed. */
 bool wm_member_leaves(wm_entry *e, wm_member *m, int64_t now, wm_calls *c);

@@ -1,6 +1,7 @@
 /*
- * signals.h - SIGHUP, SIGTERM and SIGINT as bytes of a pipe. They are caught, not blocked, so that programs that a
- * script starts meet them as usual. A second SIGTERM or SIGINT ends the process at once.
+ * signals.h - SIGHUP, SIGTERM and SIGINT as bytes of a pipe. They are caught, not blocked, so that
+ * programs that a script starts meet them as usual. A second SIGTERM or SIGINT ends the process at
+ * once.
  */
 #ifndef WM_SIGNALS_H
 #define WM_SIGNALS_H

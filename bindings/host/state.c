@@ -1,6 +1,7 @@
 /*
- * state.c - the Lua state of a worker from its opening to its closing: its libraries, its loop, what the host
- * replaces in it, and the script's run. The worker's thread, but for wm_worker_fill_host.
+ * state.c - the Lua state of a worker from its opening to its closing: its libraries, its loop,
+ * what the host replaces in it, and the script's run. The worker's thread, but for
+ * wm_worker_fill_host.
  */
 #include <lauxlib.h>
 #include <limits.h>
@@ -26,7 +27,7 @@ static wm_script *script_of(const wm_worker *w) { return w->generation->script; 
 
 static wm_host *host_of(const wm_worker *w) { return script_of(w)->host; }
 
-/* ---- what the module asks of its host ---------------------------------------------------------------- */
+/* ---- what the module asks of its host ------------------------------------------------------- */
 
 static int subscribe(void *arg, const char *url, const char *topic, const wm_options *opts,
                      const char *where, wm_consumer **con, wm_done_cb cb, void *cb_arg,
@@ -128,7 +129,7 @@ void wm_worker_fill_host(wm_worker *w) {
   if (host_of(w)->adapt) host_of(w)->adapt(&w->lua_host);
 }
 
-/* ---- the loop ------------------------------------------------------------------------------------------- */
+/* ---- the loop ------------------------------------------------------------------------------- */
 
 /* Was it raised on purpose, since the state ends? */
 static bool is_end(lua_State *L, int error) {
@@ -180,8 +181,8 @@ static int close_handle(lua_State *L) {
   return 0;
 }
 
-/* Closes all handles and lets the loop see to it. lua_close alone frees those at once that are being closed, while
- * libuv still has them. */
+/* Closes all handles and lets the loop see to it. lua_close alone frees those at once that are
+ * being closed, while libuv still has them. */
 static int close_loop(lua_State *L) {
   enum { ROUNDS = 10 /* a callback of the closing may make new ones */ };
   lua_getfield(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
@@ -195,7 +196,7 @@ static int close_loop(lua_State *L) {
   return 0;
 }
 
-/* ---- what the script finds -------------------------------------------------------------------------------- */
+/* ---- what the script finds ------------------------------------------------------------------ */
 
 static int after_exit(lua_State *L, int status, lua_KContext context) {
   (void)status;
@@ -249,7 +250,7 @@ static void open_libraries(lua_State *L, wm_worker *w) {
   set_arg(L, w);
 }
 
-/* ---- the main chunk ---------------------------------------------------------------------------------------- */
+/* ---- the main chunk ------------------------------------------------------------------------- */
 
 static void run_text(lua_State *L, const char *text, const char *name) {
   if (luaL_loadbufferx(L, text, strlen(text), name, "t") != LUA_OK) lua_error(L);

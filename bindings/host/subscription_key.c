@@ -9,7 +9,7 @@
 #include "options.h"
 #include "url.h"
 
-/* ---- options ------------------------------------------------------------------------------------- */
+/* ---- options -------------------------------------------------------------------------------- */
 
 wm_options *wm_options_copy(const wm_options *opts) {
   wm_options *copy = wm_options_new();
@@ -75,7 +75,7 @@ static char *fixed_of(const wm_options *opts) {
   return text;
 }
 
-/* ---- keys ---------------------------------------------------------------------------------------- */
+/* ---- keys ----------------------------------------------------------------------------------- */
 
 int wm_subscription_key_make(wm_subscription_key *key, const char *url, const char *topic,
                              const wm_options *opts, wm_error *err) {

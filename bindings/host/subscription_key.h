@@ -1,6 +1,6 @@
 /*
- * subscription_key.h - what makes two subscriptions of a script the same: URL, topic, group, and those options
- * that cannot be changed while one is open. No state; any thread.
+ * subscription_key.h - what makes two subscriptions of a script the same: URL, topic, group, and
+ * those options that cannot be changed while one is open. No state; any thread.
  */
 #ifndef WM_SUBSCRIPTION_KEY_H
 #define WM_SUBSCRIPTION_KEY_H
@@ -11,7 +11,8 @@ typedef struct wm_subscription_key {
   char *url, *topic, *group, *fixed; /* group "": none */
 } wm_subscription_key;
 
-/* opts may be NULL; the group may also stand in the URL. WM_OK, WM_NOMEM, or what is wrong with the URL. */
+/* opts may be NULL; the group may also stand in the URL. WM_OK, WM_NOMEM, or what is wrong with the
+ * URL. */
 int wm_subscription_key_make(wm_subscription_key *key, const char *url, const char *topic,
                              const wm_options *opts, wm_error *err);
 int wm_subscription_key_copy(wm_subscription_key *to, const wm_subscription_key *from);

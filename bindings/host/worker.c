@@ -1,6 +1,6 @@
 /*
- * worker.c - a thread that runs a script in a Lua state of its own, and what other threads may do with it. What
- * runs in the state is state.c.
+ * worker.c - a thread that runs a script in a Lua state of its own, and what other threads may do
+ * with it. What runs in the state is state.c.
  */
 #include <signal.h>
 #include <stdio.h>

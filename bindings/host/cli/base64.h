@@ -7,7 +7,8 @@
 
 /* NUL terminated, to be freed; NULL: out of memory. */
 char *wm_base64_encode(const void *data, size_t len);
-/* Sets *out (to be freed) and *out_len. False: not base64, or out of memory (then errno is ENOMEM). */
+/* Sets *out (to be freed) and *out_len. False: not base64, or out of memory (then errno is
+ * ENOMEM). */
 bool wm_base64_decode(const char *text, size_t len, unsigned char **out, size_t *out_len);
 
 #endif

@@ -1,6 +1,6 @@
 /*
- * check.c - wmlua check: loads scripts as a worker would, with a host that opens nothing and lets nothing wait, and
- * tells what a broker is. Main thread, with one worker thread at a time.
+ * check.c - wmlua check: loads scripts as a worker would, with a host that opens nothing and lets
+ * nothing wait, and tells what a broker is. Main thread, with one worker thread at a time.
  */
 #include <poll.h>
 #include <stdlib.h>
@@ -31,7 +31,7 @@ static check *check_of(void *worker) {
   return (check *)((wm_worker *)worker)->generation->script->host;
 }
 
-/* ---- results ------------------------------------------------------------------------------------- */
+/* ---- results -------------------------------------------------------------------------------- */
 
 /* text: "file:line: what", or "file: what". */
 static void print_json(const char *file, const char *text) {
@@ -64,7 +64,7 @@ static void report(check *c, const char *text) {
   free(first);
 }
 
-/* ---- the host that opens nothing --------------------------------------------------------------------- */
+/* ---- the host that opens nothing ------------------------------------------------------------ */
 
 static int subscribe(void *arg, const char *url, const char *topic, const wm_options *opts,
                      const char *where, wm_consumer **con, wm_done_cb cb, void *cb_arg,
@@ -116,7 +116,7 @@ static void adapt(wm_lua_host *host) {
   host->watch = NULL;
 }
 
-/* ---- a script ---------------------------------------------------------------------------------------- */
+/* ---- a script ------------------------------------------------------------------------------- */
 
 static bool wait_ended(check *c, int64_t ms) {
   int64_t until = wm_now_ms() + ms;
@@ -173,7 +173,7 @@ static bool check_script(const wm_cli_args *args, const wm_host_config *config, 
   return true;
 }
 
-/* ---- a broker ------------------------------------------------------------------------------------------ */
+/* ---- a broker ------------------------------------------------------------------------------- */
 
 static void tell(void *arg, const char *name, const char *text, bool warning) {
   if (wm_cli_has(arg, "json")) {
@@ -195,7 +195,7 @@ static int probe(wm_cli_args *args) {
   return wm_probe(url, tell, args, &err) == WM_OK ? WM_EXIT_OK : wm_cli_fail(args, &err);
 }
 
-/* ---- the command ---------------------------------------------------------------------------------------- */
+/* ---- the command ---------------------------------------------------------------------------- */
 
 static bool read_config(const wm_cli_args *args, wm_host_config *config) {
   wm_option_value broker, load_timeout;

@@ -1,6 +1,6 @@
 /*
- * cli.h - what the commands of wmlua share: the one table of flags that parsing and help read, exit codes,
- * and how results and errors are written. Used by the main thread only.
+ * cli.h - what the commands of wmlua share: the one table of flags that parsing and help read, exit
+ * codes, and how results and errors are written. Used by the main thread only.
  */
 #ifndef WM_CLI_H
 #define WM_CLI_H
@@ -21,7 +21,7 @@ enum wm_exit {
 
 #define WM_DEFAULT_BROKER "sqlite:wmlua.db"
 
-/* ---- commands and flags ---------------------------------------------------------------------- */
+/* ---- commands and flags --------------------------------------------------------------------- */
 
 /* Which commands a flag belongs to. */
 enum {
@@ -87,26 +87,27 @@ int wm_cli_help(wm_cli_args *args);
 int wm_cli_parse(wm_cli_args *args, const wm_cli_command *command, int argc, char **argv);
 void wm_cli_args_free(wm_cli_args *args);
 
-/* The value of a flag of this command: flag > environment > default. `set` is false for the default. The
- * environment is checked here: false, after saying so, when it cannot be. */
+/* The value of a flag of this command: flag > environment > default. `set` is false for the
+ * default. The environment is checked here: false, after saying so, when it cannot be. */
 bool wm_cli_value(const wm_cli_args *args, const char *name, wm_option_value *out);
 /* For what wm_cli_parse has checked and the environment cannot give. */
 bool wm_cli_has(const wm_cli_args *args, const char *name);
 const char *wm_cli_text(const wm_cli_args *args, const char *name); /* NULL: not given */
 int64_t wm_cli_number(const wm_cli_args *args, const char *name);   /* or its default */
 
-/* The broker's URL: flag > WM_BROKER > the default, which is named on stderr. NULL, after saying so: wrong. */
+/* The broker's URL: flag > WM_BROKER > the default, which is named on stderr. NULL, after saying
+ * so: wrong. */
 const char *wm_cli_broker(const wm_cli_args *args);
 
 /* The environment variable of a setting. */
 void wm_cli_variable(const char *flag, char *out, size_t size);
 
-/* ---- help --------------------------------------------------------------------------------------- */
+/* ---- help ----------------------------------------------------------------------------------- */
 
 void wm_cli_usage(FILE *out); /* all commands */
 void wm_cli_usage_of(FILE *out, const wm_cli_command *command);
 
-/* ---- results and errors ------------------------------------------------------------------------- */
+/* ---- results and errors --------------------------------------------------------------------- */
 
 /* "wmlua COMMAND: text" on stderr; args NULL: "wmlua: text". */
 void wm_cli_say(const wm_cli_args *args, const char *fmt, ...) WM_PRINTF(2, 3);
@@ -123,8 +124,8 @@ void wm_cli_put(const void *data, size_t len);
 void wm_cli_putf(const char *fmt, ...) WM_PRINTF(1, 2);
 /* True: all that was put is written. False, from then on always: it cannot be. */
 bool wm_cli_flush(void);
-/* Ends a command that printed: its exit code, or, when results could not be written, that of saying so. A
- * reader that went away is no failure. */
+/* Ends a command that printed: its exit code, or, when results could not be written, that of saying
+ * so. A reader that went away is no failure. */
 int wm_cli_printed(const wm_cli_args *args, int code);
 
 /* Sends the library's log to stderr: warnings, or what -q and -v say. */

@@ -143,7 +143,7 @@ const wm_cli_flag wm_cli_flags[] = {
     {.def = {.name = NULL}},
 };
 
-/* ---- looking up -------------------------------------------------------------------------------- */
+/* ---- looking up ----------------------------------------------------------------------------- */
 
 static bool belongs(const wm_cli_flag *flag, const wm_cli_command *command) {
   return flag->commands & command->bit;
@@ -174,7 +174,7 @@ static const wm_cli_given *last_given(const wm_cli_args *args, const char *name)
   return NULL;
 }
 
-/* ---- parsing ----------------------------------------------------------------------------------- */
+/* ---- parsing -------------------------------------------------------------------------------- */
 
 static int unknown(const wm_cli_args *args, const char *text) {
   if (strncmp(text, "--", 2) != 0) return wm_cli_misuse(args, "unknown flag '%s'", text);
@@ -211,8 +211,8 @@ static int add_given(wm_cli_args *args, const wm_cli_flag *flag, const char *tex
   return -1;
 }
 
-/* getopt's own tables, from ours. The leading '-' makes it give operands as they come, so that what follows
- * "--" can be told from them. */
+/* getopt's own tables, from ours. The leading '-' makes it give operands as they come, so that what
+ * follows "--" can be told from them. */
 static void fill_getopt(const wm_cli_command *command, struct option *longs, char *shorts) {
   *shorts++ = '-';
   *shorts++ = ':';
@@ -238,6 +238,18 @@ static int check_operands(const wm_cli_args *args) {
   return -1;
 }
 
+/* What getopt_long has found; -1: go on. */
+static int take(wm_cli_args *args, int found, const char *long_name, const char *text) {
+  if (found == ':') return wm_cli_misuse(args, "'%s' needs a value", text);
+  if (found == '?' && optopt && !flag_of_letter(args->command, optopt))
+    return wm_cli_misuse(args, "unknown flag '-%c'", optopt);
+  if (found == '?') return unknown(args, text);
+  if (found == 0) return add_given(args, flag_of(args->command, long_name), optarg);
+  if (found != 1) return add_given(args, flag_of_letter(args->command, found), optarg);
+  args->operands[args->n_operands++] = optarg;
+  return -1;
+}
+
 int wm_cli_parse(wm_cli_args *args, const wm_cli_command *command, int argc, char **argv) {
   struct option longs[MAX_FLAGS];
   char shorts[2 * MAX_FLAGS];
@@ -252,22 +264,11 @@ int wm_cli_parse(wm_cli_args *args, const wm_cli_command *command, int argc, cha
   fill_getopt(command, longs, shorts);
   optind = 0; /* glibc: starts afresh */
   opterr = 0;
-  int c, at, bad = -1;
-  while (bad < 0 && (at = -1, c = getopt_long(argc, argv, shorts, longs, &at)) != -1) {
-    if (c == 1)
-      args->operands[args->n_operands++] = optarg;
-    else if (c == 0)
-      bad = add_given(args, flag_of(command, longs[at].name), optarg);
-    else if (c == ':')
-      bad = wm_cli_misuse(args, "'%s' needs a value", argv[optind - 1]);
-    else if (c == '?' && optopt && !flag_of_letter(command, optopt))
-      bad = wm_cli_misuse(args, "unknown flag '-%c'", optopt);
-    else if (c == '?')
-      bad = unknown(args, argv[optind - 1]);
-    else
-      bad = add_given(args, flag_of_letter(command, c), optarg);
+  int found, at = 0;
+  while ((found = getopt_long(argc, argv, shorts, longs, &at)) != -1) {
+    int code = take(args, found, longs[at].name, argv[optind - 1]);
+    if (code >= 0) return code;
   }
-  if (bad >= 0) return bad;
   if (wm_cli_has(args, "help")) return -1;
   args->rest = argv + optind;
   args->n_rest = (size_t)(argc - optind);
@@ -283,7 +284,7 @@ void wm_cli_args_free(wm_cli_args *args) {
   *args = (wm_cli_args){0};
 }
 
-/* ---- values ------------------------------------------------------------------------------------ */
+/* ---- values --------------------------------------------------------------------------------- */
 
 void wm_cli_variable(const char *flag, char *out, size_t size) {
   size_t n = (size_t)snprintf(out, size, "WM_%s", flag);

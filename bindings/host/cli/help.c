@@ -1,6 +1,6 @@
 /*
- * help.c - wmlua help: commands and flags from the table of flags, options from libwm's own list, codes and
- * exit codes. Main thread only.
+ * help.c - wmlua help: commands and flags from the table of flags, options from libwm's own list,
+ * codes and exit codes. Main thread only.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -11,7 +11,7 @@
 
 enum { FLAG_WIDTH = 26, WRAP = 96, NAME_SIZE = 96 };
 
-/* ---- commands ---------------------------------------------------------------------------------- */
+/* ---- commands ------------------------------------------------------------------------------- */
 
 void wm_cli_usage(FILE *out) {
   fputs("usage: wmlua COMMAND ...\n"
@@ -69,7 +69,7 @@ void wm_cli_usage_of(FILE *out, const wm_cli_command *command) {
   if (command->details) fprintf(out, "\n%s\n", command->details);
 }
 
-/* ---- options ----------------------------------------------------------------------------------- */
+/* ---- options -------------------------------------------------------------------------------- */
 
 static void print_option(FILE *out, const wm_option_info *o, bool with_where) {
   char head[NAME_SIZE];
@@ -130,7 +130,7 @@ static bool print_flags(FILE *out, const char *word) {
   return found;
 }
 
-/* ---- codes ------------------------------------------------------------------------------------- */
+/* ---- codes ---------------------------------------------------------------------------------- */
 
 static const struct {
   int code;
@@ -183,7 +183,7 @@ static bool print_code(FILE *out, const char *word) {
   return true;
 }
 
-/* ---- the command ------------------------------------------------------------------------------- */
+/* ---- the command ---------------------------------------------------------------------------- */
 
 /* All words that help knows: commands, then options, then codes. */
 static const char *next_word(void *arg, size_t i) {

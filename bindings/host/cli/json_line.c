@@ -10,7 +10,7 @@
 #include "error.h"
 #include "options.h"
 
-/* ---- reading ----------------------------------------------------------------------------------- */
+/* ---- reading -------------------------------------------------------------------------------- */
 
 /* The parts of a message, borrowed from the object or decoded. */
 typedef struct parts {
@@ -149,7 +149,7 @@ int wm_json_line_read(wm_message **out, const char *line, size_t len, const char
   return code;
 }
 
-/* ---- writing ----------------------------------------------------------------------------------- */
+/* ---- writing -------------------------------------------------------------------------------- */
 
 void wm_rfc3339(int64_t ms, char out[WM_RFC3339_SIZE]) {
   time_t seconds = (time_t)(ms / 1000);

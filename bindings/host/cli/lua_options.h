@@ -1,4 +1,5 @@
-/* lua_options.h - the options that only the Lua half of the module knows, for help. The main thread. */
+/* lua_options.h - the options that only the Lua half of the module knows, for help. The main
+ * thread. */
 #ifndef WM_LUA_OPTIONS_H
 #define WM_LUA_OPTIONS_H
 

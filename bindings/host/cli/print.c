@@ -1,6 +1,6 @@
 /*
- * print.c - how commands write: errors on stderr, results on stdout, colour where somebody looks. Main thread
- * only.
+ * print.c - how commands write: errors on stderr, results on stdout, colour where somebody looks.
+ * Main thread only.
  */
 #include <errno.h>
 #include <stdarg.h>
@@ -11,7 +11,7 @@
 #include "cli.h"
 #include "log_line.h"
 
-/* ---- errors ------------------------------------------------------------------------------------ */
+/* ---- errors --------------------------------------------------------------------------------- */
 
 static void say(const wm_cli_args *args, const char *fmt, va_list list) {
   char text[WM_ERROR_MAX + 128];
@@ -60,7 +60,7 @@ int wm_cli_fail(const wm_cli_args *args, const wm_error *err) {
   return wm_cli_exit_of(err->code);
 }
 
-/* ---- results ----------------------------------------------------------------------------------- */
+/* ---- results -------------------------------------------------------------------------------- */
 
 bool wm_cli_colour(const wm_cli_args *args, int fd) {
   enum { AUTO, ALWAYS, NEVER };

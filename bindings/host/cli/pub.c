@@ -1,7 +1,8 @@
 /*
- * pub.c - wmlua pub: publishes its arguments or its input, prints the uuid of each message once the broker has
- * confirmed it, in order. Streams: what is under way is bounded by the publisher's queue_bytes and by SLOTS.
- * The main thread reads and prints; results come from a thread of the library.
+ * pub.c - wmlua pub: publishes its arguments or its input, prints the uuid of each message once the
+ * broker has confirmed it, in order. Streams: what is under way is bounded by the publisher's
+ * queue_bytes and by SLOTS. The main thread reads and prints; results come from a thread of the
+ * library.
  */
 #include <errno.h>
 #include <poll.h>
@@ -55,7 +56,7 @@ typedef struct publish {
   slot slots[SLOTS];
 } publish;
 
-/* ---- results ----------------------------------------------------------------------------------- */
+/* ---- results -------------------------------------------------------------------------------- */
 
 static void published(void *arg, int code, const wm_result *results, size_t n,
                       const wm_error *err) {
@@ -115,7 +116,7 @@ static void take_results(publish *p) {
   }
 }
 
-/* ---- input ------------------------------------------------------------------------------------- */
+/* ---- input ---------------------------------------------------------------------------------- */
 
 static int make(publish *p, wm_slice line, wm_error *err) {
   if (p->input == INPUT_JSON)
@@ -158,7 +159,7 @@ static int again(publish *p, wm_error *err) {
   return WM_OK;
 }
 
-/* ---- publishing -------------------------------------------------------------------------------- */
+/* ---- publishing ----------------------------------------------------------------------------- */
 
 /* Hands `current` over once. False: not now, or it failed. */
 static bool hand_over(publish *p) {
@@ -221,7 +222,7 @@ static void publish_all(publish *p) {
   if (p->current) wm_message_release(p->current);
 }
 
-/* ---- arguments --------------------------------------------------------------------------------- */
+/* ---- arguments ------------------------------------------------------------------------------ */
 
 static int read_pairs(publish *p) {
   p->pairs = calloc(p->args->n_given + 1, sizeof *p->pairs);

@@ -1,6 +1,6 @@
 /*
- * run.c - wmlua run: flags, variables and the environment file become the configuration of a host. Main thread,
- * before there are others.
+ * run.c - wmlua run: flags, variables and the environment file become the configuration of a host.
+ * Main thread, before there are others.
  */
 #include <stdlib.h>
 #include <string.h>

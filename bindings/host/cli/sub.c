@@ -1,6 +1,7 @@
 /*
- * sub.c - wmlua sub: prints messages as they come. With a group it takes them, and acks each once it is
- * printed: what could not be written stays with the group. Main thread only; libwm fetches beside it.
+ * sub.c - wmlua sub: prints messages as they come. With a group it takes them, and acks each once
+ * it is printed: what could not be written stays with the group. Main thread only; libwm fetches
+ * beside it.
  */
 #include <errno.h>
 #include <limits.h>
@@ -29,7 +30,7 @@ typedef struct subscribe {
   wm_consumer *con;
 } subscribe;
 
-/* ---- printing ---------------------------------------------------------------------------------- */
+/* ---- printing ------------------------------------------------------------------------------- */
 
 /* On one line, whatever it is made of: control characters as C writes them. */
 static void put_plain(wm_slice text) {
@@ -109,7 +110,7 @@ static bool take(subscribe *s, wm_message **msgs, size_t n) {
   return good;
 }
 
-/* ---- waiting ----------------------------------------------------------------------------------- */
+/* ---- waiting -------------------------------------------------------------------------------- */
 
 static int remaining(const subscribe *s) {
   if (s->deadline < 0) return -1;
@@ -153,7 +154,7 @@ static int receive(subscribe *s) {
   return WM_EXIT_OK;
 }
 
-/* ---- subscribing ------------------------------------------------------------------------------- */
+/* ---- subscribing ---------------------------------------------------------------------------- */
 
 /* What the flags say, and what printing together asks for. */
 static bool set_options(const subscribe *s, wm_options *opts) {
