@@ -1,6 +1,6 @@
 /*
  * scripted.h - two backends for tests of the core, which do what the test says: "script" can do everything,
- * "plain" nothing beyond publishing. One test program includes this once.
+ * "plain" has no features, checks nothing and needs no touch. One test program includes this once.
  */
 #ifndef SCRIPTED_H
 #define SCRIPTED_H
@@ -12,6 +12,7 @@
 #include "backend.h"
 #include "clock.h"
 #include "error.h"
+#include "scripted_feed.h"
 
 enum { SCRIPT_WAIT_MS = 20000, SCRIPT_PAYLOAD_MAX = 8 << 20, SCRIPT_CALLS = 65536 };
 
@@ -138,36 +139,12 @@ static int script_probe(void *conn, wm_probe_fn fn, void *arg, wm_error *err) {
 }
 
 static const char *script_library(void) { return ""; }
-static int script_subscribe(void *conn, const wm_sub_spec *spec, void **sub, wm_error *err) {
-  (void)conn;
-  (void)spec;
-  (void)sub;
-  return wm_fail_with(err, WM_UNREACHABLE, "connection refused");
-}
-static int script_fetch(void *sub, size_t max, size_t bytes, int timeout_ms, wm_sink *sink,
-                        wm_error *err) {
-  (void)sub;
-  (void)max;
-  (void)bytes;
-  (void)timeout_ms;
-  (void)sink;
-  (void)err;
-  return WM_OK;
-}
-static int script_settle(void *sub, wm_settle_op *ops, size_t n, wm_error *err) {
-  (void)sub;
-  (void)ops;
-  (void)n;
-  (void)err;
-  return WM_OK;
-}
-static void script_nothing(void *sub) { (void)sub; }
 
 #define SCRIPT_MEMBERS                                                                             \
   .options = script_options, .library = script_library, .open = script_open,                       \
   .close = script_close, .publish = script_publish, .publish_close = script_publish_close,         \
   .subscribe = script_subscribe, .fetch = script_fetch, .settle = script_settle,                   \
-  .interrupt = script_nothing, .unsubscribe = script_nothing
+  .interrupt = script_interrupt, .unsubscribe = script_unsubscribe
 
 static const wm_backend script_backend = {.name = "script",
                                           .schemes = "script",
@@ -176,6 +153,7 @@ static const wm_backend script_backend = {.name = "script",
                                           .max_payload = SCRIPT_PAYLOAD_MAX,
                                           .check = script_check,
                                           .probe = script_probe,
+                                          .touch = script_touch,
                                           SCRIPT_MEMBERS};
 
 static const wm_backend plain_backend = {.name = "plain", .schemes = "plain", SCRIPT_MEMBERS};
@@ -196,6 +174,7 @@ static void script_reset(void) {
   script.opened = script.closed = script.publish_closed = 0;
   script.inside = script.overlapped = script.gate = false;
   script.answer = NULL;
+  script_feed_reset();
 }
 
 #endif
