@@ -11,6 +11,8 @@
 #include "clock.h"
 #include "sqlite.h"
 
+/* A program that starts may make a second group when the first has acked already: what is there is left to it. */
+enum { FIRST_TRIM_MS = 10000 };
 /* How often it is looked for; and at once when so much may have been acked since. */
 enum { TRIM_EVERY_MS = 1000, TRIM_BYTES = 64 * 1024 * 1024 };
 /* At most so many rows in one turn, others wait for its end; or so many with all of a table. */
@@ -45,6 +47,7 @@ static int find_floor(wm_sqlite_hub *h, wm_sqlite_topic *t, int64_t *out, wm_err
 int wm_sqlite_trim(wm_sqlite_hub *h, wm_sqlite_topic *t, wm_error *err) {
   int64_t floor, lowest, highest, now = wm_now_ms();
   if (h->keep.kind == RETAIN_ALL || (h->keep.kind == RETAIN_ACKED && !t->acked)) return WM_OK;
+  if (!t->trim_at) t->trim_at = now + (h->keep.kind == RETAIN_ACKED ? FIRST_TRIM_MS : 0);
   if (now < t->trim_at && t->acked < TRIM_BYTES) return WM_OK;
   t->trim_at = now + TRIM_EVERY_MS;
   int rc = find_floor(h, t, &floor, err);
