@@ -75,17 +75,25 @@ static void wake_one(wm_subscription *s, int64_t now) {
   }
 }
 
-/* Nothing is ready. What becomes so by itself is seen in time by everybody who waits, and nobody needs to
- * look sooner. */
+/* What becomes ready by itself is seen in time by everybody who waits. */
 static void wake_at(wm_subscription *s, int64_t due) {
   for (wm_consumer *con = s->consumers; con; con = con->next) {
-    if (con->state == CON_WAITING) {
-      if (con->due > due) pthread_cond_signal(&con->wake);
-    } else if (con->state != CON_BUSY) {
+    if (con->state == CON_BUSY || con->due <= due) continue;
+    if (con->state == CON_WAITING)
+      pthread_cond_signal(&con->wake);
+    else
+      arm(con, due);
+  }
+}
+
+/* Nothing is left for those who were woken besides: they need not look. */
+static void hush(wm_subscription *s) {
+  int64_t due = wm_ledger_deadline(s->ledger);
+  for (wm_consumer *con = s->consumers; con; con = con->next)
+    if (con->state == CON_IDLE || con->state == CON_WOKEN) {
       arm(con, due);
       con->state = CON_IDLE;
     }
-  }
 }
 
 /* When a consumer that found nothing looks again by itself. What holds all back now, it is told the end of. */
@@ -202,10 +210,12 @@ int wm_next(wm_consumer *con, wm_message **out, size_t max, int timeout_ms) {
   if (!s && !(s = wait_attached(con, until))) return WM_TIMEOUT;
   pthread_mutex_lock(&s->lock);
   int64_t now = wm_now_ms(); /* under the lock, so that no two look at times in another order */
+  bool waited = con->state != CON_BUSY;
   int rc;
   while ((rc = take(s, con, out, max, now)) == WM_TIMEOUT && timeout_ms && now < until) {
     arm(con, WM_NEVER);
     stand(s, con, until, now);
+    waited = true;
     now = wm_now_ms();
   }
   if (rc == WM_TIMEOUT) {
@@ -216,6 +226,8 @@ int wm_next(wm_consumer *con, wm_message **out, size_t max, int timeout_ms) {
     if (rc < 0) arm(con, 0);      /* it will hear the same again */
     wm_subscription_wake(s, now); /* there may be more, for others */
     if (rc > 0) wm_subscription_wake_fetcher(s, now);
+    /* Not while one takes all in a loop: a system call for each consumer would cost more than the message. */
+    if (rc > 0 && waited && !wm_ledger_ready(s->ledger, now)) hush(s);
   }
   pthread_mutex_unlock(&s->lock);
   return rc;
