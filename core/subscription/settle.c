@@ -240,13 +240,13 @@ static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static void wait_for_work(wm_subscription *s, int64_t now) {
   int64_t until = now + least(TICK_MS, s->takeover / TOUCHES);
   bool ops = s->handle && wm_ledger_unsettled(s->ledger);
-  if (s->settler_again || (ops && s->settle_at <= now)) { /* come while callbacks were made */
+  if (s->settler_again) {
     s->settler_again = false;
     return;
   }
   if (s->handle) until = least(until, s->touch_at);
   if (s->stall) until = least(until, now + s->stall / TOUCHES + 1);
-  if (ops) until = least(until, s->settle_at);
+  if (ops) until = least(until, s->settle_at); /* past already, when it has come meanwhile */
   for (const flush *f = s->flushes; f; f = f->next)
     until = least(until, f->until);
   until = least(until, wm_ledger_dead_due(s->ledger));

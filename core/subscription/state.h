@@ -111,7 +111,7 @@ struct wm_subscription {
   int64_t settle_at; /* not before: the broker did not answer */
   int64_t touch_at;
   int64_t sure_until; /* what is held is still ours, unless the broker says otherwise */
-  uint64_t stalled;                    /* the message that was warned of last */
+  uint64_t stalled;   /* the message that was warned of last */
   wm_settle_op ops[WM_BATCH_MESSAGES]; /* with the broker; these two are the settler's alone */
   wm_message *gone[WM_BATCH_MESSAGES];
   bool broken_off; /* closing: acks did not reach the broker */
