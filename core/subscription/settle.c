@@ -236,6 +236,12 @@ static void warn_of_stall(wm_subscription *s, int64_t now) {
 
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
+/* The next time that closing has an eye on. */
+static int64_t closing_due(const wm_subscription *s, int64_t now) {
+  int64_t due = s->close_until + (now < s->close_until ? 0 : WM_LAST_OPS_MS);
+  return s->closing && due > now ? due : WM_NEVER;
+}
+
 /* Under the lock: sleeps until something is to be done. */
 static void wait_for_work(wm_subscription *s, int64_t now) {
   int64_t until = now + least(TICK_MS, s->takeover / TOUCHES);
@@ -250,8 +256,7 @@ static void wait_for_work(wm_subscription *s, int64_t now) {
   for (const flush *f = s->flushes; f; f = f->next)
     until = least(until, f->until);
   until = least(until, wm_ledger_dead_due(s->ledger));
-  if (s->closing)
-    until = least(until, s->close_until + (now < s->close_until ? 0 : WM_LAST_OPS_MS));
+  until = least(until, closing_due(s, now));
   s->settler = SETTLER_ASLEEP;
   wm_cond_wait_until(&s->settle_wake, &s->lock, until);
   s->settler = SETTLER_AT_WORK;

@@ -2,6 +2,8 @@
  * subscription_close_test.c - subscriptions close gently: what is in hand gets its time, all is settled, the rest goes
  * back. What wm.h promises of that, against a broker that does what the test says.
  */
+#include <sys/resource.h>
+
 #include "subscribing.h"
 
 /* A close in the background that has begun. */
@@ -231,6 +233,33 @@ static void a_close_during_a_slow_touch_is_not_overlooked(void **state) {
   told_broker("r1:0|");
 }
 
+static int64_t cpu_ms(void) {
+  struct rusage used;
+  getrusage(RUSAGE_SELF, &used);
+  return (used.ru_utime.tv_sec + used.ru_stime.tv_sec) * 1000 +
+         (used.ru_utime.tv_usec + used.ru_stime.tv_usec) / 1000;
+}
+
+static void waiting_for_a_silent_broker_is_no_work(void **state) {
+  (void)state;
+  enum { WATCH = 200, LONG_AGO = 60000 };
+  told opened = {0}, t = {0};
+  wm_subscription *sub;
+  wm_message *msg;
+  wm_consumer *loose = consumer(NULL);
+  set_gate(FEED_SUBSCRIBE, true);
+  assert_int_equal(wm_subscribe_async(&sub, "script:", "orders", NULL, tell, &opened, NULL), WM_OK);
+  until(calls(FEED_SUBSCRIBE) == 1);
+  wm_subscription_close_async(sub, 0, tell, &t);
+  set_time(sub, &sub->close_until, wm_now_ms() - LONG_AGO);
+  int64_t before = cpu_ms();
+  assert_int_equal(wm_next(loose, &msg, 1, WATCH), WM_TIMEOUT);
+  assert_true(cpu_ms() - before < WATCH / 4);
+  set_gate(FEED_SUBSCRIBE, false);
+  assert_int_equal(told_code(&t), WM_OK);
+  wm_consumer_close(loose);
+}
+
 /* ---- afterwards --------------------------------------------------------------------------- */
 
 static void consumers_and_messages_outlive_it(void **state) {
@@ -355,6 +384,7 @@ int main(void) {
       test(closing_asks_a_broker_that_was_away_at_once),
       test(an_outage_of_fetching_does_not_hold_up_closing),
       test(a_close_during_a_slow_touch_is_not_overlooked),
+      test(waiting_for_a_silent_broker_is_no_work),
       test(consumers_and_messages_outlive_it),
       test(nobody_needs_to_wait_for_it),
       test(a_connection_is_closed_with_its_last_subscription),
