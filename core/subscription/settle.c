@@ -29,13 +29,18 @@ void wm_subscription_wake_settler(wm_subscription *s) {
 
 /* ---- settling ----------------------------------------------------------------------------- */
 
+/* The broker has taken so many; before the lock is dropped, as later flushes wait for others. */
+static void count_flushes(wm_subscription *s, size_t settled) {
+  for (flush *f = s->flushes; f; f = f->next)
+    f->left -= settled < f->left ? settled : f->left;
+}
+
 /* Takes the flushes that are over out of the list; left = 0: all was taken. */
-static flush *flushes_over(wm_subscription *s, size_t settled, int64_t now) {
+static flush *flushes_over(wm_subscription *s, int64_t now) {
   bool none = !wm_ledger_unsettled(s->ledger);
   flush *over = NULL;
   for (flush **at = &s->flushes; *at;) {
     flush *f = *at;
-    f->left -= settled < f->left ? settled : f->left;
     if (f->left && !none && now < f->until) {
       at = &f->next;
       continue;
@@ -63,9 +68,9 @@ static void tell_flushes(wm_subscription *s, flush *f) {
 }
 
 /* Under the lock, which it drops meanwhile. */
-static void end_flushes(wm_subscription *s, size_t settled, int64_t now) {
+static void end_flushes(wm_subscription *s, int64_t now) {
   if (!s->flushes) return;
-  flush *over = flushes_over(s, settled, now);
+  flush *over = flushes_over(s, now);
   if (!over) return;
   pthread_mutex_unlock(&s->lock);
   tell_flushes(s, over);
@@ -85,6 +90,7 @@ static void note_settled(wm_subscription *s, size_t n, bool ok) {
   while (n) {
     size_t first = (n - 1) / WM_LOCKED_MESSAGES * WM_LOCKED_MESSAGES;
     size_t gone = wm_ledger_settled(s->ledger, s->ops + first, n - first, ok, s->gone, wm_now_ms());
+    if (ok) count_flushes(s, n - first);
     pthread_mutex_unlock(&s->lock);
     for (size_t i = 0; i < gone; i++)
       wm_message_release(s->gone[i]);
@@ -119,7 +125,7 @@ static bool settle_some(wm_subscription *s, int64_t now) {
   s->stats.lost += code == WM_OK ? count_lost(ops, n) : 0;
   note_settled(s, n, code == WM_OK);
   wm_subscription_wake_fetcher(s, now);
-  end_flushes(s, code == WM_OK ? n : 0, now);
+  end_flushes(s, now);
   return true;
 }
 
@@ -284,7 +290,7 @@ void *wm_subscription_settler(void *sub) {
     warn_of_stall(s, now);
     if (wm_ledger_unsettled(s->ledger) && s->handle && now >= s->settle_at) collect(s);
     if (s->handle && settle_some(s, wm_now_ms())) continue;
-    end_flushes(s, 0, now);
+    end_flushes(s, now);
     wait_for_work(s, wm_now_ms());
   }
   wm_subscription_end(s); /* drops the lock */
