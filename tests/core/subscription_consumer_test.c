@@ -289,6 +289,39 @@ static void a_message_wakes_one(void **state) {
     wm_consumer_close(cons[i]);
 }
 
+static bool is_woken(wm_subscription *sub, const wm_consumer *con) {
+  pthread_mutex_lock(&sub->lock);
+  bool woken = con->state == CON_WOKEN;
+  pthread_mutex_unlock(&sub->lock);
+  return woken;
+}
+
+static void consumers_are_woken_in_turn(void **state) {
+  (void)state;
+  enum { N = 3 };
+  wm_subscription *sub = subscribe("");
+  wm_consumer *cons[N];
+  size_t times[N] = {0};
+  for (size_t i = 0; i < N; i++)
+    cons[i] = consumer(sub);
+  for (size_t round = 0; round < 2 * N; round++) {
+    size_t who = 0;
+    for (size_t i = 0; i < N; i++)
+      nothing(cons[i]);
+    put("1");
+    until(stats(sub).waiting == 1);
+    while (who < N - 1 && !is_woken(sub, cons[who]))
+      who++;
+    times[who]++;
+    take_and_ack(cons[who], "1");
+  }
+  for (size_t i = 0; i < N; i++)
+    assert_int_equal(times[i], 2);
+  close_sub(sub);
+  for (size_t i = 0; i < N; i++)
+    wm_consumer_close(cons[i]);
+}
+
 /* Its descriptor is not readable, nor will be by itself. */
 static bool is_quiet(wm_subscription *sub, wm_consumer *con) {
   pthread_mutex_lock(&sub->lock);
@@ -446,6 +479,7 @@ int main(void) {
       test(the_descriptor_is_readable_for_good_after_retiring_and_closing),
       test(the_descriptor_is_readable_after_being_attached),
       test(a_message_wakes_one),
+      test(consumers_are_woken_in_turn),
       test(a_message_that_was_taken_wakes_nobody_else),
       test(nobody_waits_for_pollers_that_are_busy),
       test(who_stands_in_next_comes_before_who_polls),

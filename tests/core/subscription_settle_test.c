@@ -105,10 +105,10 @@ static void at_most_1000_go_together(void **state) {
   take_and_ack(con, "0");
   until(calls(FEED_SETTLE) == 1);
   put_numbers(MANY);
-  for (size_t n = 0; n < MANY; n++) {
-    wm_message *msg;
-    assert_int_equal(wm_next(con, &msg, 1, SCRIPT_WAIT_MS), 1);
-    ack(msg);
+  for (size_t n = 1; n <= MANY; n++) {
+    char text[24];
+    snprintf(text, sizeof text, "%zu", n);
+    take_and_ack(con, text);
     assert_true(asked_for() <= MOST);
   }
   set_gate(FEED_SETTLE, false);
@@ -150,6 +150,37 @@ static void what_the_broker_did_not_take_comes_again_in_order(void **state) {
   assert_int_equal(logged("the script says UNREACHABLE"), 1);
   assert_int_equal(logged("is there again"), 1);
   take_and_ack(con, "1");
+  close_sub(sub);
+  wm_consumer_close(con);
+}
+
+static void however_many_were_not_taken_they_keep_their_order(void **state) {
+  (void)state;
+  enum { MANY = 300 };
+  wm_subscription *sub = subscribe("max_in_flight=300");
+  wm_consumer *con = consumer(sub);
+  put("0");
+  set_gate(FEED_SETTLE, true);
+  take_and_ack(con, "0");
+  until(calls(FEED_SETTLE) == 1);
+  put_numbers(MANY);
+  for (size_t n = 0; n < MANY; n++) {
+    wm_message *msg;
+    assert_int_equal(wm_next(con, &msg, 1, SCRIPT_WAIT_MS), 1);
+    ack(msg);
+  }
+  let_pass(FEED_SETTLE);
+  until(calls(FEED_SETTLE) == 2);
+  set_code(FEED_SETTLE, WM_UNREACHABLE);
+  let_pass(FEED_SETTLE);
+  until(calls(FEED_SETTLE) == 3);
+  set_code(FEED_SETTLE, WM_OK);
+  set_gate(FEED_SETTLE, false);
+  assert_int_equal(wm_flush(sub, SCRIPT_WAIT_MS), WM_OK);
+  assert_int_equal(ops_taken(), MANY + 1);
+  const char *first = strchr(feed.ops, '|') + 1, *again = strchr(feed.ops, '!') + 1;
+  assert_int_equal(count_of(again, 'a'), MANY);
+  assert_int_equal(strncmp(first, again, (size_t)(again - first) - 1), 0);
   close_sub(sub);
   wm_consumer_close(con);
 }
@@ -412,6 +443,7 @@ int main(void) {
       test(acks_are_collected_while_there_is_work),
       test(at_most_1000_go_together),
       test(what_the_broker_did_not_take_comes_again_in_order),
+      test(however_many_were_not_taken_they_keep_their_order),
       test(what_settle_refuses_is_an_outage_too),
       test(an_outage_is_asked_after_with_growing_pauses),
       test(an_ack_overtakes_the_note_of_the_same_message),
